@@ -1,0 +1,79 @@
+"""Boxes: areas, overlaps, clipping and the R-CNN box coding, always in float32.
+
+A box is `x1 y1 x2 y2` in pixels, continuous, right and bottom exclusive: its width is `x2 - x1`, with no "+1".
+Shapes: ... any leading dimensions, N and M boxes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Deltas of log size are cut here, so that exp() stays finite: a box grows at most 62.5-fold (1000 px from 16 px).
+LOG_SIZE_LIMIT = math.log(1000.0 / 16)
+
+
+def area(boxes: Tensor) -> Tensor:
+    """Area in square pixels of boxes [..., 4]: [...]; inside-out boxes count as empty."""
+    return (boxes[..., 2] - boxes[..., 0]).clamp(min=0) * (boxes[..., 3] - boxes[..., 1]).clamp(min=0)
+
+
+def intersection(a: Tensor, b: Tensor) -> Tensor:
+    """Area shared by each of boxes a [..., N, 4] with each of b [..., M, 4]: [..., N, M]."""
+    top_left = torch.maximum(a[..., :, None, :2], b[..., None, :, :2])  # [..., N, M, 2]
+    bottom_right = torch.minimum(a[..., :, None, 2:], b[..., None, :, 2:])
+    width, height = (bottom_right - top_left).clamp(min=0).unbind(-1)
+    return width * height
+
+
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of boxes a [..., N, 4] with b [..., M, 4]: [..., N, M] in [0, 1]; 0 for empty boxes."""
+    shared = intersection(a, b)
+    union = area(a)[..., :, None] + area(b)[..., None, :] - shared
+    return torch.where(union > 0, shared / union.clamp(min=torch.finfo(union.dtype).tiny), 0.0)
+
+
+def covered(a: Tensor, b: Tensor) -> Tensor:
+    """Share of each box a [..., N, 4] that lies in each of b [..., M, 4]: [..., N, M] in [0, 1].
+
+    This is the overlap used for crowd and ignore regions, which may hold many objects (COCO's rule).
+    """
+    own = area(a)[..., :, None]
+    return torch.where(own > 0, intersection(a, b) / own.clamp(min=torch.finfo(own.dtype).tiny), 0.0)
+
+
+def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """Boxes [B, N, 4] cut to images of `sizes` [B, 2] (height, width in pixels): [B, N, 4]."""
+    limit = sizes.to(boxes.dtype).flip(-1).repeat(1, 2)[:, None]  # [B, 1, 4] as w h w h
+    return torch.minimum(boxes.clamp(min=0), limit)
+
+
+@dataclass(frozen=True)
+class BoxCoder:
+    """The box coding of the whole family (Girshick et al. 2014, appendix C; Ren et al. 2015, equation 2).
+
+    `tx = wx·(Gx − Px)/Pw, ty = wy·(Gy − Py)/Ph, tw = ww·log(Gw/Pw), th = wh·log(Gh/Ph)` with centres x, y.
+    Weights (10, 10, 5, 5) are the classic normalisation by standard deviations (0.1, 0.1, 0.2, 0.2).
+    """
+
+    weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+
+    def encode(self, boxes: Tensor, references: Tensor) -> Tensor:
+        """Deltas [..., 4] that carry `references` [..., 4] to `boxes` [..., 4]; both need positive sides."""
+        boxes, references = boxes.float(), references.float()
+        size = references[..., 2:] - references[..., :2]
+        target = boxes[..., 2:] - boxes[..., :2]
+        shift = (boxes[..., :2] + boxes[..., 2:] - references[..., :2] - references[..., 2:]) * 0.5 / size
+        return torch.cat((shift, torch.log(target / size)), -1) * shift.new_tensor(self.weights)
+
+    def decode(self, deltas: Tensor, references: Tensor) -> Tensor:
+        """Boxes [..., 4] that `deltas` [..., 4] make of `references` [..., 4]; log sizes are cut at `LOG_SIZE_LIMIT`."""
+        references = references.float()
+        shift, log_size = (deltas.float() / references.new_tensor(self.weights)).split(2, -1)
+        size = references[..., 2:] - references[..., :2]
+        centre = (references[..., :2] + references[..., 2:]) * 0.5 + shift * size
+        half = 0.5 * size * torch.exp(log_size.clamp(max=LOG_SIZE_LIMIT))
+        return torch.cat((centre - half, centre + half), -1)

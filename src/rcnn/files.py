@@ -1,0 +1,64 @@
+"""Files are written whole or not at all: beside their place first, then renamed over it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rcnn.errors import RCNNError, UserError
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[Path]:
+    """Gives a temporary path beside `path`; renames it over `path` when the block ends well, else removes it.
+
+    Parent folders are made. The file is flushed to disk before the rename, so a power cut leaves the old or the new
+    file, never half of one.
+
+    Raises:
+        UserError: the place cannot be written to (permission, a file where a folder should be).
+        RCNNError: the disk is full or fails.
+    """
+    path = Path(path)
+    with telling(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The suffix stays last: writers such as Pillow choose the format by it.
+        beside = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+        try:
+            yield beside
+            if not beside.exists():
+                raise RCNNError(f"nothing was written for '{path}'")
+            with open(beside, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a UTF-8 text file whole or not at all; errors as of `writing`."""
+    with writing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def telling(path: str | Path) -> Iterator[None]:
+    """Turns the operating system's errors about `path` into one sentence each."""
+    try:
+        yield
+    except OSError as error:
+        name = error.filename or path
+        if error.errno == errno.ENOSPC:
+            raise RCNNError(f"the disk is full: '{path}' was not written and nothing was left half-written") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UserError(f"no permission to use '{name}'; choose another folder or change its rights") from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST):
+            raise UserError(f"'{name}' is a file where a folder was expected") from error
+        if error.errno == errno.EISDIR:
+            raise UserError(f"'{name}' is a folder where a file was expected") from error
+        if error.errno == errno.ENOENT:
+            raise UserError(f"'{name}' does not exist") from error
+        raise RCNNError(f"'{name}' could not be read or written: {error.strerror or error}") from error

@@ -1,0 +1,134 @@
+"""What flows through the library: batches of fixed capacity, never lists of per-image dicts.
+
+Everything is padded to the same length and says which entries are real, so one semantics holds for one image and for
+sixty-four, in eager, compiled and exported form. Letters: B images, G ground truths, N proposals, D detections,
+H W padded height and width. Boxes are float32 `x1 y1 x2 y2` in pixels of the network's input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+# A padded shape is the next multiple of this: a function of the image alone, so that a batch never changes a result.
+PAD_MULTIPLE = 32
+
+
+def padded(size: int) -> int:
+    """The padded length in pixels of an image side of `size` pixels."""
+    return -(-size // PAD_MULTIPLE) * PAD_MULTIPLE
+
+
+class _Movable:
+    """Moves every tensor of a dataclass to a device; the rest is kept as it is."""
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        """The same structure with every tensor on `device`."""
+
+        def move(value: Any) -> Any:
+            movable = isinstance(value, Tensor | _Movable)
+            return value.to(device, non_blocking=non_blocking) if movable else value
+
+        return type(self)(**{f.name: move(getattr(self, f.name)) for f in fields(self)})  # type: ignore[arg-type]
+
+    def pin_memory(self) -> Self:
+        """The same structure in page-locked memory, from which copies to a GPU can run in the background."""
+
+        def pin(value: Any) -> Any:
+            return value.pin_memory() if isinstance(value, Tensor | _Movable) else value
+
+        return type(self)(**{f.name: pin(getattr(self, f.name)) for f in fields(self)})  # type: ignore[arg-type]
+
+
+@dataclass
+class ImageBatch(_Movable):
+    """Images padded at the right and bottom to one shape.
+
+    Attributes:
+        pixels: [B, 3, H, W] RGB, uint8 0–255, not normalised: the backbone knows how its weights want them.
+        sizes: [B, 2] float32, true height and width in pixels inside the padding.
+    """
+
+    pixels: Tensor
+    sizes: Tensor
+
+    def __len__(self) -> int:
+        return self.pixels.shape[0]
+
+    @property
+    def inside(self) -> Tensor:
+        """[B, 1, H, W] bool, false in the padding."""
+        height, width = self.pixels.shape[-2:]
+        rows = torch.arange(height, device=self.sizes.device) < self.sizes[:, :1]  # [B, H]
+        columns = torch.arange(width, device=self.sizes.device) < self.sizes[:, 1:]  # [B, W]
+        return (rows[:, :, None] & columns[:, None, :])[:, None]
+
+
+@dataclass
+class GroundTruth(_Movable):
+    """The annotated objects of a batch, padded to G objects.
+
+    Attributes:
+        boxes: [B, G, 4] pixels; zeros where padded.
+        labels: [B, G] int64 in 0 … K−1; −1 where padded.
+        ignore: [B, G] bool: `difficult` and crowd objects, which are neither hit nor miss.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    ignore: Tensor
+
+    @property
+    def real(self) -> Tensor:
+        """[B, G] bool: objects to be found, neither padded nor ignored."""
+        return (self.labels >= 0) & ~self.ignore
+
+
+@dataclass
+class Batch(_Movable):
+    """One training step's worth: images, what is in them, and their names for messages (length B)."""
+
+    images: ImageBatch
+    truth: GroundTruth
+    names: tuple[str, ...] = ()
+
+
+@dataclass
+class Proposals(_Movable):
+    """Candidate boxes of a batch, best first.
+
+    Attributes:
+        boxes: [B, N, 4] pixels; zeros where padded.
+        scores: [B, N] float32 objectness, comparable within an image.
+        valid: [B, N] bool, false where padded.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    valid: Tensor
+
+
+@dataclass
+class DetectionBatch(_Movable):
+    """Detections of a batch, best first, padded to D.
+
+    Attributes:
+        boxes: [B, D, 4] pixels of the network's input; zeros where padded.
+        scores: [B, D] float32 in [0, 1]; 0 where padded.
+        labels: [B, D] int64 in 0 … K−1; −1 where padded.
+        overflow: [B] bool: more candidates than the fixed capacity held, so the result may lack some; ask again with
+            a larger capacity.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    overflow: Tensor
+
+    @property
+    def valid(self) -> Tensor:
+        """[B, D] bool, false where padded."""
+        return self.labels >= 0
