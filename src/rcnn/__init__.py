@@ -1,0 +1,77 @@
+"""The R-CNN family of detectors, in one coherent library: `create, load, train, evaluate, predict`.
+
+Importing `rcnn` imports nothing else: each name below is fetched from its room when it is first used, so
+`import rcnn` is instant and no setting of the process changes.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rcnn.api import evaluate, predict
+    from rcnn.data import open_dataset
+    from rcnn.detectors import Detections, create, load, save
+    from rcnn.errors import RCNNError, UserError
+    from rcnn.process import tune_process
+    from rcnn.training import train
+
+    __version__: str
+
+__all__ = [
+    "Detections",
+    "RCNNError",
+    "UserError",
+    "__version__",
+    "create",
+    "evaluate",
+    "load",
+    "open_dataset",
+    "predict",
+    "save",
+    "train",
+    "tune_process",
+]
+
+# Public name → the module that has it.
+_ROOMS = {
+    "create": "rcnn.detectors",
+    "load": "rcnn.detectors",
+    "save": "rcnn.detectors",
+    "Detections": "rcnn.detectors",
+    "train": "rcnn.training",
+    "evaluate": "rcnn.api",
+    "predict": "rcnn.api",
+    "open_dataset": "rcnn.data",
+    "tune_process": "rcnn.process",
+    "RCNNError": "rcnn.errors",
+    "UserError": "rcnn.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Fetches a public name from its room, once."""
+    if name == "__version__":
+        value = _version()
+    elif name in _ROOMS:
+        value = getattr(importlib.import_module(_ROOMS[name]), name)
+    else:
+        raise AttributeError(f"module 'rcnn' has no attribute '{name}'")
+    globals()[name] = value
+    return value
+
+
+def _version() -> str:
+    """The installed version; "0+source" in a source tree that was never installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("rcnn")
+    except PackageNotFoundError:
+        return "0+source"
+
+
+def __dir__() -> list[str]:
+    """The public names, whether fetched yet or not."""
+    return sorted({*globals(), *__all__})
