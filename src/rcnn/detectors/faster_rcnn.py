@@ -1,0 +1,192 @@
+"""Faster R-CNN (Ren et al. 2015): one backbone, a network that proposes regions on its maps, and Fast R-CNN on them.
+
+    image → backbone → maps ─┬→ RPN → proposals ─┐
+                             └──── RoI pooling ←─┘→ box head → classes and boxes
+
+Letters: B images, C channels, N proposals, S sampled RoIs, K classes, P pooled side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from rcnn.backbones import Backbone
+from rcnn.detectors.base import CAPACITY, Detector
+from rcnn.heads import BoxHead, BoxHeadOptions, SharedFC
+from rcnn.pooling import RoIAlign, RoIPool
+from rcnn.proposals import RPN, AnchorOptions, Anchors, RPNOptions
+from rcnn.structures import Batch, DetectionBatch, ImageBatch
+
+
+@dataclass(frozen=True)
+class BackboneOptions:
+    """How the backbone is built.
+
+    Attributes:
+        norm: "frozen" batch norm for pretrained weights; "group" or "batch" train from a random start; "none" for the
+            classic nets without normalisation; "auto" chooses by whether weights are given.
+        frozen_stages: the first so many stages keep their weights; None for what the paper of the backbone says.
+        fpn_channels: width of the pyramid's maps, for FPN backbones.
+        min_stride: stride of the finest pyramid map; None for the backbone's usual.
+    """
+
+    norm: Literal["auto", "frozen", "group", "batch", "none"] = "auto"
+    frozen_stages: int | None = None
+    fpn_channels: int = 256
+    min_stride: int | None = None
+
+
+@dataclass(frozen=True)
+class PoolOptions:
+    """How a region becomes a fixed size.
+
+    Attributes:
+        kind: "align" (RoIAlign, He et al. 2017) or "pool" (RoI max pooling, Girshick 2015).
+        size: P; None for what the head wants: 7 for fully connected layers, otherwise the backbone's own.
+        sampling_ratio: RoIAlign's samples a bin and axis; 0 takes one a feature cell.
+        aligned: RoIAlign's half-pixel shift; off only for weights that were trained without.
+    """
+
+    kind: Literal["align", "pool"] = "align"
+    size: int | None = None
+    sampling_ratio: int = 2
+    aligned: bool = True
+
+
+@dataclass(frozen=True)
+class FasterRCNNOptions:
+    """Every setting of the system; the defaults are the modern recipe with FPN.
+
+    Attributes:
+        image_size: images are resized so that the shorter side has the first length in pixels, unless the longer side
+            would exceed the second.
+        backbone: see `BackboneOptions`.
+        anchors: see `AnchorOptions`.
+        rpn: see `RPNOptions`.
+        pool: see `PoolOptions`.
+        box: see `BoxHeadOptions`.
+    """
+
+    image_size: tuple[int, int] = (800, 1333)
+    backbone: BackboneOptions = field(default_factory=BackboneOptions)
+    anchors: AnchorOptions = field(default_factory=AnchorOptions)
+    rpn: RPNOptions = field(default_factory=RPNOptions)
+    pool: PoolOptions = field(default_factory=PoolOptions)
+    box: BoxHeadOptions = field(default_factory=BoxHeadOptions)
+
+
+def modern(strides: Sequence[int]) -> FasterRCNNOptions:
+    """Today's recipe for maps of `strides`: one anchor size a pyramid level, RoIAlign (Lin et al. 2017, He et al. 2017).
+
+    A single map gets five sizes at every place instead, with the proposal numbers of Detectron2's C4 models.
+    """
+    if len(strides) > 1:
+        return FasterRCNNOptions(anchors=AnchorOptions(sizes=tuple((8.0 * stride,) for stride in strides)))
+    return FasterRCNNOptions(
+        anchors=AnchorOptions(sizes=((32.0, 64.0, 128.0, 256.0, 512.0),)),
+        rpn=RPNOptions(pre_nms=(12000, 6000), post_nms=(2000, 1000)),
+    )
+
+
+def classic(strides: Sequence[int]) -> FasterRCNNOptions:
+    """The recipe of the paper and its code (SPEC of the lineage, section 5): nine anchors, RoI max pooling, 128 RoIs.
+
+    On a pyramid the anchors keep one size a level, and proposal numbers are counted per level (Lin et al. 2017).
+    """
+    pyramid = len(strides) > 1
+    sizes = tuple((8.0 * stride,) for stride in strides) if pyramid else ((128.0, 256.0, 512.0),)
+    return FasterRCNNOptions(
+        image_size=(600, 1000),
+        anchors=AnchorOptions(sizes=sizes, rounding="none" if pyramid else "caffe"),
+        rpn=RPNOptions(
+            channels=0 if pyramid else 512,
+            objectness="softmax",
+            border=0.0,
+            loss_beta=1.0,
+            box_weight=10.0,
+            box_normaliser="positions",
+            pre_nms=(2000, 1000) if pyramid else (12000, 6000),
+            post_nms=(2000, 1000) if pyramid else (2000, 300),
+            min_size=16.0,
+        ),
+        pool=PoolOptions(kind="pool"),
+        box=BoxHeadOptions(samples=128, loss_beta=1.0, nms=0.3),
+    )
+
+
+class FasterRCNN(Detector):
+    """Proposals from shared maps, then one look at each region.
+
+    Args:
+        system: the name, such as "faster-rcnn/resnet50-fpn".
+        classes: names of the K classes.
+        backbone: gives maps [B, C, H, W] of its strides; its `head`, if it has one, becomes the box head's trunk.
+        options: see `FasterRCNNOptions`.
+    """
+
+    options: FasterRCNNOptions
+
+    def __init__(
+        self, system: str, classes: Sequence[str], backbone: Backbone, options: FasterRCNNOptions
+    ) -> None:
+        super().__init__(system, classes, options)
+        pooled_maps = max(1, len(backbone.strides) - 1)  # P6 only proposes
+        channels = backbone.channels[0]
+        trunk, width, size = box_trunk(backbone, options)
+        self.backbone = backbone
+        self.rpn = RPN(channels, Anchors(options.anchors, backbone.strides), options.rpn)
+        self.roi_pool = roi_pooling(options.pool, size, backbone.strides[:pooled_maps])
+        self.box_head = BoxHead(trunk, width, len(self.classes), options.box)
+
+    def losses(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """`loss_rpn_cls`, `loss_rpn_box`, `loss_cls`, `loss_box` and the mean number of `foreground_rois` an image.
+
+        Approximate joint training (section 3.2 of the paper): the proposals' coordinates are taken as given.
+        """
+        features = self.backbone(batch.images)
+        regions = self.rpn(features, batch.images)
+        proposals = self.rpn.propose(regions, batch.images, training=True)
+        samples = self.box_head.draw(proposals, batch.truth, generator)
+        output = self.box_head(self.roi_pool(features, samples.boxes, samples.used))
+        return {
+            **self.rpn.losses(regions, batch.images, batch.truth, generator),
+            **self.box_head.losses(output, samples),
+        }
+
+    def detect(self, images: ImageBatch, *, score: float | None = None, capacity: int = CAPACITY) -> DetectionBatch:
+        """Detections [B, D] in pixels of the network's input."""
+        features = self.backbone(images)
+        regions = self.rpn(features, images)
+        proposals = self.rpn.propose(regions, images, training=False)
+        output = self.box_head(self.roi_pool(features, proposals.boxes, proposals.valid))
+        return self.box_head.detect(output, proposals, images, score=score, capacity=capacity)
+
+
+def box_trunk(backbone: Backbone, options: FasterRCNNOptions) -> tuple[nn.Module, int, int]:
+    """The layers between pooling and the box predictors, their width, and the pooled side P that they expect.
+
+    A backbone's own head (VGG16's fc6 and fc7, ResNet-C4's conv5) moves here, so that it is counted once.
+    """
+    if backbone.head is not None:
+        trunk, backbone.head = backbone.head, None
+        return trunk, backbone.head_channels, options.pool.size or backbone.head_size
+    size = options.pool.size or 7
+    fc = SharedFC(backbone.channels[0] * size * size, options.box.hidden)
+    return fc, fc.channels, size
+
+
+def roi_pooling(options: PoolOptions, size: int, strides: Sequence[int]) -> nn.Module:
+    """The pooling module that the options name, for maps of `strides`."""
+    if options.kind == "pool":
+        return RoIPool(size=size, strides=strides)
+    return RoIAlign(size=size, strides=strides, sampling_ratio=options.sampling_ratio, aligned=options.aligned)
+
+
+def narrowed(options: FasterRCNNOptions, channels: int) -> FasterRCNNOptions:
+    """The classic options with an RPN as wide as the paper's for the map: 256 for ZF's 256 channels, else 512."""
+    return replace(options, rpn=replace(options.rpn, channels=min(512, max(256, channels))))

@@ -1,0 +1,5 @@
+"""What is said of a region: its class and its better box."""
+
+from rcnn.heads.box import BoxHead, BoxHeadOptions, BoxOutput, SharedFC
+
+__all__ = ["BoxHead", "BoxHeadOptions", "BoxOutput", "SharedFC"]

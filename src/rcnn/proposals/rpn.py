@@ -1,0 +1,212 @@
+"""The region proposal network (Ren et al. 2015, section 3): a small head slid over shared maps scores and moves anchors.
+
+Letters: B images, L feature maps, A anchors of all maps, k anchors a place, N proposals, S sampled anchors, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rcnn import boxes as box_ops
+from rcnn import kernels, targets
+from rcnn.boxes import BoxCoder
+from rcnn.proposals.anchors import Anchors, inside
+from rcnn.structures import GroundTruth, ImageBatch, Proposals
+
+
+@dataclass(frozen=True)
+class RPNOptions:
+    """Settings of the region proposal network; the defaults are the modern recipe's (Lin et al. 2017, FPN).
+
+    Attributes:
+        channels: width of the 3×3 convolution; 0 means that of the feature maps.
+        objectness: "sigmoid" gives each anchor one logit; "softmax" gives it two (object, not object).
+        init_std: standard deviation of the new layers' normal start.
+        regression: whether anchors are moved; without it the anchors themselves are proposed.
+        positive: IoU from which an anchor is an object.
+        negative: IoU below which an anchor is background.
+        border: anchors that cross the image's edge by more than so many pixels do not train; None lets all train.
+        samples: anchors an image in the loss.
+        positive_fraction: the most of them that may be positive.
+        loss_beta: where the smooth L1 loss turns from square to linear, in units of the deltas.
+        box_weight: λ of equation 1.
+        box_normaliser: the loss of the deltas is a sum divided by "samples" or by the number of "positions" (N_reg of
+            equation 1).
+        nms: IoU above which the lesser proposal is dropped; None leaves NMS out.
+        nms_training: whether training proposals go through NMS too.
+        pre_nms: proposals kept of each map before NMS, in training and at test.
+        post_nms: proposals kept of each image in the end, in training and at test.
+        min_size: proposals with a shorter side, in pixels of the input, are dropped.
+        min_score: proposals with a lower probability are dropped.
+        coder_weights: box coding weights of x, y, log width and log height.
+    """
+
+    channels: int = 0
+    objectness: Literal["sigmoid", "softmax"] = "sigmoid"
+    init_std: float = 0.01
+    regression: bool = True
+    positive: float = 0.7
+    negative: float = 0.3
+    border: float | None = None
+    samples: int = 256
+    positive_fraction: float = 0.5
+    loss_beta: float = 1.0 / 9
+    box_weight: float = 1.0
+    box_normaliser: Literal["samples", "positions"] = "samples"
+    nms: float | None = 0.7
+    nms_training: bool = True
+    pre_nms: tuple[int, int] = (2000, 1000)
+    post_nms: tuple[int, int] = (2000, 1000)
+    min_size: float = 1e-3
+    min_score: float = 0.0
+    coder_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+
+
+class RPNHead(nn.Module):
+    """A 3×3 convolution and two sibling 1×1 convolutions, shared by all maps.
+
+    Args:
+        channels: C of the feature maps.
+        per_place: k.
+        options: of these `channels`, `objectness` and `init_std`.
+    """
+
+    def __init__(self, channels: int, per_place: int, options: RPNOptions) -> None:
+        super().__init__()
+        self.softmax = options.objectness == "softmax"
+        width = options.channels or channels
+        self.conv = nn.Conv2d(channels, width, 3, padding=1)
+        self.cls_logits = nn.Conv2d(width, per_place * (2 if self.softmax else 1), 1)
+        self.bbox_pred = nn.Conv2d(width, per_place * 4, 1)
+        for layer in (self.conv, self.cls_logits, self.bbox_pred):
+            nn.init.normal_(layer.weight, std=options.init_std)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Maps [B, C, H, W] → for each, objectness logits [B, H·W·k] and deltas [B, H·W·k, 4] in float32."""
+        logits, deltas = [], []
+        for feature in features:
+            hidden = F.relu(self.conv(feature))
+            score = self.cls_logits(hidden)  # [B, k or 2k, H, W]
+            if self.softmax:
+                # The softmax of two logits is the sigmoid of their difference; all "not object" channels come first,
+                # as in the authors' code.
+                background, foreground = score.chunk(2, dim=1)
+                score = foreground - background
+            logits.append(score.permute(0, 2, 3, 1).flatten(1).float())  # [B, H·W·k]
+            delta = self.bbox_pred(hidden).permute(0, 2, 3, 1)  # [B, H, W, 4k]
+            deltas.append(delta.reshape(delta.shape[0], -1, 4).float())  # [B, H·W·k, 4]
+        return logits, deltas
+
+
+@dataclass
+class RPNOutput:
+    """What the head says of every anchor.
+
+    Attributes:
+        logits: L tensors [B, A_l].
+        deltas: L tensors [B, A_l, 4].
+        anchors: L tensors [A_l, 4].
+        eligible: [B, A] bool, false in the padding.
+        positions: number of places of all maps that are inside the images, of the whole batch (a scalar tensor).
+    """
+
+    logits: list[Tensor]
+    deltas: list[Tensor]
+    anchors: list[Tensor]
+    eligible: Tensor
+    positions: Tensor
+
+
+class RPN(nn.Module):
+    """Scores and moves anchors, proposes the best, and knows its own loss.
+
+    Args:
+        channels: C of the feature maps, the same for all.
+        anchors: the anchor layout; its strides are those of the maps.
+        options: see `RPNOptions`.
+    """
+
+    def __init__(self, channels: int, anchors: Anchors, options: RPNOptions) -> None:
+        super().__init__()
+        self.options = options
+        self.anchors = anchors
+        self.coder = BoxCoder(options.coder_weights)
+        self.head = RPNHead(channels, anchors.per_place, options)
+
+    def forward(self, features: Sequence[Tensor], images: ImageBatch) -> RPNOutput:
+        """Runs the head over maps [B, C, H, W] of the images [B, 3, …]."""
+        logits, deltas = self.head(features)
+        if not self.options.regression:
+            deltas = [delta * 0.0 for delta in deltas]
+        shapes = [(feature.shape[2], feature.shape[3]) for feature in features]
+        eligible = self.anchors.eligible(shapes, images.sizes)
+        positions = eligible.sum() / self.anchors.per_place
+        return RPNOutput(logits, deltas, self.anchors(shapes, features[0].device), eligible, positions)
+
+    @torch.no_grad()
+    def propose(self, output: RPNOutput, images: ImageBatch, *, training: bool) -> Proposals:
+        """The best boxes of each image: top-k of each map → decode → clip → drop → NMS → top-k.
+
+        Returns `Proposals` of [B, post_nms], fewer if there are fewer anchors. `training` picks the numbers, not a mode.
+        """
+        options = self.options
+        pre_nms, post_nms = (pair[0 if training else 1] for pair in (options.pre_nms, options.post_nms))
+        boxes, scores, levels = [], [], []
+        counts = [anchors.shape[0] for anchors in output.anchors]
+        for level, eligible in enumerate(output.eligible.split(counts, 1)):
+            logits = torch.where(eligible, output.logits[level], -torch.inf)
+            score, index = logits.topk(min(pre_nms, logits.shape[1]), dim=1)  # [B, N_l]
+            delta = targets.take(output.deltas[level], index)
+            boxes.append(self.coder.decode(delta, output.anchors[level][index]))  # [B, N_l, 4]
+            scores.append(score)
+            levels.append(torch.full_like(index, level))
+        box = box_ops.clip(torch.cat(boxes, 1), images.sizes)  # [B, N, 4]
+        score = torch.cat(scores, 1).sigmoid()  # [B, N]; −inf, an anchor in the padding, becomes 0
+        sides = (box[..., 2:] - box[..., :2]).amin(-1)
+        valid = (torch.cat(scores, 1) > -torch.inf) & (sides >= options.min_size) & (score >= options.min_score)
+        threshold = options.nms if options.nms is not None and (options.nms_training or not training) else 1.0
+        index, count = kernels.nms(
+            box, score, valid, torch.cat(levels, 1), threshold=threshold, capacity=min(post_nms, score.shape[1])
+        )
+        kept = torch.arange(index.shape[1], device=index.device) < count[:, None]  # [B, N]
+        box = targets.take(box, index) * kept[..., None]
+        return Proposals(box, targets.take(score, index) * kept, kept)
+
+    def losses(
+        self, output: RPNOutput, images: ImageBatch, truth: GroundTruth, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """Equation 1 over sampled anchors: `loss_rpn_cls` and `loss_rpn_box`, scalars averaged over the B images."""
+        options = self.options
+        anchors = torch.cat(output.anchors)  # [A, 4]
+        eligible = output.eligible
+        if options.border is not None:
+            eligible = eligible & inside(anchors, images.sizes, options.border)
+        assignment = targets.assign(
+            anchors[None],
+            eligible,
+            truth,
+            positive=options.positive,
+            negative=(0.0, options.negative),
+            best_of_each=True,
+        )
+        drawn = targets.sample(assignment, options.samples, options.positive_fraction, generator)
+        logits = torch.cat(output.logits, 1).gather(1, drawn.index)  # [B, S]
+        deltas = targets.take(torch.cat(output.deltas, 1), drawn.index)  # [B, S, 4]
+        matched = assignment.index.gather(1, drawn.index)
+        goals = targets.encode(anchors[drawn.index], matched, drawn.positive, truth, self.coder)
+
+        cls = F.binary_cross_entropy_with_logits(logits, drawn.positive.float(), reduction="none")
+        box = F.smooth_l1_loss(deltas, goals, beta=options.loss_beta, reduction="none").sum(-1)
+        used = drawn.used.sum().clamp(min=1)
+        normaliser = used if options.box_normaliser == "samples" else output.positions.clamp(min=1)
+        return {
+            "loss_rpn_cls": (cls * drawn.used).sum() / used,
+            "loss_rpn_box": options.box_weight * (box * drawn.positive).sum() / normaliser,
+        }
