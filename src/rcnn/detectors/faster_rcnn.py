@@ -9,7 +9,7 @@ Letters: B images, C channels, N proposals, S sampled RoIs, K classes, P pooled 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -104,7 +104,6 @@ def classic(strides: Sequence[int]) -> FasterRCNNOptions:
         image_size=(600, 1000),
         anchors=AnchorOptions(sizes=sizes, rounding="none" if pyramid else "caffe"),
         rpn=RPNOptions(
-            channels=0 if pyramid else 512,
             objectness="softmax",
             border=0.0,
             loss_beta=1.0,
@@ -185,8 +184,3 @@ def roi_pooling(options: PoolOptions, size: int, strides: Sequence[int]) -> nn.M
     if options.kind == "pool":
         return RoIPool(size=size, strides=strides)
     return RoIAlign(size=size, strides=strides, sampling_ratio=options.sampling_ratio, aligned=options.aligned)
-
-
-def narrowed(options: FasterRCNNOptions, channels: int) -> FasterRCNNOptions:
-    """The classic options with an RPN as wide as the paper's for the map: 256 for ZF's 256 channels, else 512."""
-    return replace(options, rpn=replace(options.rpn, channels=min(512, max(256, channels))))

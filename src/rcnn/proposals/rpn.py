@@ -25,7 +25,8 @@ class RPNOptions:
     """Settings of the region proposal network; the defaults are the modern recipe's (Lin et al. 2017, FPN).
 
     Attributes:
-        channels: width of the 3×3 convolution; 0 means that of the feature maps.
+        channels: width of the 3×3 convolution; 0 means that of the feature maps, at most 512 (the paper's 256 for ZF, 512
+            for VGG16).
         objectness: "sigmoid" gives each anchor one logit; "softmax" gives it two (object, not object).
         init_std: standard deviation of the new layers' normal start.
         regression: whether anchors are moved; without it the anchors themselves are proposed.
@@ -80,7 +81,7 @@ class RPNHead(nn.Module):
     def __init__(self, channels: int, per_place: int, options: RPNOptions) -> None:
         super().__init__()
         self.softmax = options.objectness == "softmax"
-        width = options.channels or channels
+        width = options.channels or min(channels, 512)
         self.conv = nn.Conv2d(channels, width, 3, padding=1)
         self.cls_logits = nn.Conv2d(width, per_place * (2 if self.softmax else 1), 1)
         self.bbox_pred = nn.Conv2d(width, per_place * 4, 1)

@@ -1,0 +1,24 @@
+"""One file per system of the family, each a composition of the same parts."""
+
+from rcnn.detectors.base import Detector, evaluating
+from rcnn.detectors.detections import Detections
+from rcnn.detectors.options import to_mapping, updated
+from rcnn.detectors.registry import RECIPES, SYSTEMS, System, create, parse
+from rcnn.detectors.storage import choose_device, find, load, save
+
+__all__ = [
+    "RECIPES",
+    "SYSTEMS",
+    "Detections",
+    "Detector",
+    "System",
+    "choose_device",
+    "create",
+    "evaluating",
+    "find",
+    "load",
+    "parse",
+    "save",
+    "to_mapping",
+    "updated",
+]

@@ -1,0 +1,101 @@
+"""The systems by name: "faster-rcnn/resnet18-fpn" is a system and the backbone that it stands on.
+
+A system is an entry that names its presets and the class that composes it; nothing else knows systems apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rcnn import backbones
+from rcnn.detectors.base import Detector
+from rcnn.detectors.faster_rcnn import BackboneOptions, FasterRCNN, classic, modern
+from rcnn.detectors.options import updated
+from rcnn.errors import UserError, nearest
+
+RECIPES = ("classic", "modern")
+
+
+@dataclass(frozen=True)
+class System:
+    """One generation of the family.
+
+    Attributes:
+        title: its name in prose.
+        paper: authors and year.
+        form: the backbone form that a bare "resnet50" stands for here, as the system was published.
+        build: makes the detector of (system name, classes, backbone, options).
+        presets: recipe name → options for maps of given strides.
+    """
+
+    title: str
+    paper: str
+    form: str
+    build: Callable[..., Detector]
+    presets: Mapping[str, Callable[[Sequence[int]], Any]]
+
+
+SYSTEMS: dict[str, System] = {
+    "faster-rcnn": System(
+        "Faster R-CNN", "Ren et al. 2015", "fpn", FasterRCNN, {"classic": classic, "modern": modern}
+    ),
+}
+
+
+def parse(name: str) -> tuple[System, str]:
+    """The system and the full backbone name of "SYSTEM/BACKBONE".
+
+    Raises:
+        UserError: an unknown system or backbone; names the nearest.
+    """
+    system_name, slash, backbone = name.partition("/")
+    if system_name not in SYSTEMS:
+        raise UserError(f"unknown system '{system_name}' in '{name}'{nearest(system_name, SYSTEMS)}")
+    system = SYSTEMS[system_name]
+    if not slash or not backbone:
+        raise UserError(f"'{name}' names no backbone: expected SYSTEM/BACKBONE, such as {system_name}/resnet18-fpn")
+    return system, backbones.entry(backbone, form=system.form).name
+
+
+def create(
+    name: str,
+    classes: Sequence[str],
+    *,
+    recipe: str = "modern",
+    weights: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Detector:
+    """A new detector.
+
+    Args:
+        name: "SYSTEM/BACKBONE", see `rcnn models`.
+        classes: names of the K classes, in the order of their labels.
+        recipe: "modern" or "classic": which preset the settings start from.
+        weights: a file of backbone weights, "imagenet" for the one that lies in the cache, or None for a random start.
+        settings: a nested mapping of changes to the preset, such as {"rpn": {"nms": 0.6}}.
+
+    Raises:
+        UserError: an unknown name, class list, recipe or setting, or weights that do not fit.
+    """
+    system, backbone_name = parse(name)
+    if recipe not in system.presets:
+        raise UserError(f"unknown recipe '{recipe}'{nearest(recipe, system.presets)}")
+    if isinstance(classes, str) or not classes or len(set(classes)) != len(classes):
+        raise UserError(f"expected a list of different class names, got {classes!r}")
+    changes = dict(settings or {})
+    built = updated(BackboneOptions(), changes.pop("backbone", {}), path="model.backbone")
+    backbone = backbones.create(
+        backbone_name,
+        weights=weights,
+        norm=built.norm,
+        frozen_stages=built.frozen_stages,
+        fpn_channels=built.fpn_channels,
+        min_stride=built.min_stride,
+    )
+    # What "auto" became is kept, so that a saved model is rebuilt without its start weights.
+    built = replace(built, norm=backbone.norm, frozen_stages=backbone.frozen_stages)
+    options = replace(updated(system.presets[recipe](backbone.strides), changes), backbone=built)
+    return system.build(f"{name.partition('/')[0]}/{backbone_name}", tuple(classes), backbone, options)

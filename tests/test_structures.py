@@ -1,0 +1,25 @@
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rcnn.structures import GroundTruth, ImageBatch, padded
+
+
+@given(st.integers(1, 5000))
+def test_a_padded_side_is_the_next_multiple_of_32_of_that_side_alone(size):
+    assert padded(size) % 32 == 0
+    assert size <= padded(size) < size + 32
+
+
+def test_inside_marks_true_pixels_only():
+    batch = ImageBatch(torch.zeros(2, 3, 32, 64, dtype=torch.uint8), torch.tensor([[32.0, 40.0], [7.0, 64.0]]))
+    expected = torch.zeros(2, 1, 32, 64, dtype=torch.bool)
+    expected[0, :, :, :40] = True
+    expected[1, :, :7, :] = True
+    assert torch.equal(batch.inside, expected)
+
+
+def test_padded_and_ignored_objects_are_not_real():
+    truth = GroundTruth(torch.zeros(1, 3, 4), torch.tensor([[2, 0, -1]]), torch.tensor([[False, True, False]]))
+    assert truth.real.tolist() == [[True, False, False]]
+    assert truth.to("cpu").real.tolist() == [[True, False, False]]
