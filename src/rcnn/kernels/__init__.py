@@ -1,0 +1,17 @@
+"""The operators that plain tensor code would make slow: NMS, RoIAlign, RoIPool and matching, all batched.
+
+Each operator is one file here (its meaning, its torch registration and its gradient), and the same function in up to
+three forms: `reference/` is plain torch, short and slow, and defines the answer; `cpu/` is numba; `torchvision_ops.py`
+uses torchvision's compiled operators, on GPUs and where numba is missing. `forms.form` chooses. All are registered
+with torch, so that `torch.compile` and `torch.export` take them as they are.
+"""
+
+from __future__ import annotations
+
+from rcnn.kernels.forms import form
+from rcnn.kernels.matching import match
+from rcnn.kernels.nms import nms
+from rcnn.kernels.roi_align import roi_align
+from rcnn.kernels.roi_pool import roi_pool
+
+__all__ = ["nms", "roi_align", "roi_pool", "match", "form"]

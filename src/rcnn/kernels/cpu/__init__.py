@@ -1,0 +1,13 @@
+"""The kernels in numba: serial loops without the interpreter lock, called over Python threads, cached on disk.
+
+Importing this raises ImportError where numba is missing; `rcnn.kernels.forms` then takes another form.
+"""
+
+from __future__ import annotations
+
+from rcnn.kernels.cpu.matching import match
+from rcnn.kernels.cpu.nms import nms
+from rcnn.kernels.cpu.roi_align import roi_align, roi_align_backward
+from rcnn.kernels.cpu.roi_pool import roi_pool, roi_pool_backward
+
+__all__ = ["nms", "match", "roi_align", "roi_align_backward", "roi_pool", "roi_pool_backward"]

@@ -1,0 +1,119 @@
+"""Matching on the CPU in two passes over blocks of boxes that stay in the cache.
+
+The first pass finds each box's best truth, and for each block the highest IoU that each truth has in it. The second
+goes only to the blocks that hold a truth's highest IoU of all, to mark the boxes that tie with it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rcnn.kernels.cpu.threads import kernel, run, spans
+
+BLOCK = 512
+
+
+def match(boxes: Tensor, truth: Tensor, real: Tensor, eligible: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Best truth of boxes [B, A, 4]: overlap, index and best, each [B, A]; see `rcnn.kernels.match`."""
+    shape = (truth.shape[0], boxes.shape[1])
+    overlap, index = torch.zeros(shape), torch.zeros(shape, dtype=torch.int64)
+    best = torch.zeros(shape, dtype=torch.bool)
+    first, second = [], []
+    for b in range(shape[0]):
+        box = boxes[b % len(boxes)].contiguous().numpy()
+        numbers = real[b].nonzero()[:, 0]
+        if len(numbers) == 0 or len(box) == 0:
+            continue
+        allowed = np.ones(0, np.bool_) if eligible is None else eligible[b].contiguous().numpy()
+        data = (box, truth[b, numbers].contiguous().numpy(), allowed)
+        blocks = -(-len(box) // BLOCK)
+        peaks = np.zeros((blocks, len(numbers)), np.float32)
+        outputs = (overlap[b].numpy(), index[b].numpy())
+        first += [(_best_truths, *data, numbers.numpy(), peaks, *outputs, *span) for span in spans(blocks, least=16)]
+        second.append((_best_boxes, *data, peaks, best[b].numpy()))
+    run(first)
+    run(second)
+    return overlap, index, best
+
+
+# Without NaN and signed zeros min and max vectorise; every IoU stays exact, and equal in both passes.
+@kernel(fastmath={"nnan", "nsz"})
+def _block_ious(corners: np.ndarray, truth: np.ndarray, ious: np.ndarray) -> np.float32:
+    """Fills ious [n] with those of a block's corners [5, n] (x1, y1, x2, y2, area) with truth [4]; returns the peak."""
+    zero, tiny = np.float32(0), np.float32(1.17549435e-38)
+    left, top, right, bottom = truth
+    own = max(right - left, zero) * max(bottom - top, zero)
+    x1, y1, x2, y2, area = corners
+    peak = zero
+    for k in range(len(ious)):
+        width = max(min(right, x2[k]) - max(left, x1[k]), zero)
+        height = max(min(bottom, y2[k]) - max(top, y1[k]), zero)
+        shared = width * height
+        ious[k] = shared / max(area[k] + own - shared, tiny)
+        peak = max(peak, ious[k])
+    return peak
+
+
+@kernel()
+def _load(boxes: np.ndarray, allowed: np.ndarray, start: int, corners: np.ndarray) -> None:
+    """Fills corners [5, n] with the boxes [A, 4] from `start` on, coordinate by coordinate; zeros where not allowed."""
+    zero = np.float32(0)
+    for k in range(corners.shape[1]):
+        if len(allowed) > 0 and not allowed[start + k]:
+            corners[:, k] = zero
+            continue
+        x1, y1, x2, y2 = boxes[start + k]
+        corners[0, k], corners[1, k], corners[2, k], corners[3, k] = x1, y1, x2, y2
+        corners[4, k] = max(x2 - x1, zero) * max(y2 - y1, zero)
+
+
+@kernel()
+def _best_truths(
+    boxes: np.ndarray,  # [A, 4]
+    truths: np.ndarray,  # [G, 4], all real
+    allowed: np.ndarray,  # [A], or [0] where all boxes are
+    numbers: np.ndarray,  # [G], which truths these are for the caller
+    peaks: np.ndarray,  # [blocks, G], filled: the highest IoU of each truth in each block
+    overlap: np.ndarray,  # [A], filled
+    index: np.ndarray,  # [A], filled
+    first: int,
+    last: int,
+) -> None:
+    """Finds the best truth of each box of the blocks `first` … `last` - 1."""
+    store, ious, chosen = np.empty((5, BLOCK), np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.int32)
+    for block in range(first, last):
+        start, end = block * BLOCK, min((block + 1) * BLOCK, len(boxes))
+        corners, found, which = store[:, : end - start], ious[: end - start], chosen[: end - start]
+        _load(boxes, allowed, start, corners)
+        highest = overlap[start:end]
+        highest[:] = np.float32(0)
+        which[:] = 0
+        for g in range(len(truths)):
+            peaks[block, g] = _block_ious(corners, truths[g], found)
+            for k in range(len(found)):
+                better = found[k] > highest[k]  # strictly: of equals the first truth stays
+                highest[k] = found[k] if better else highest[k]
+                which[k] = g if better else which[k]
+        for k in range(len(found)):
+            index[start + k] = numbers[which[k]] if highest[k] > 0 else 0
+
+
+@kernel()
+def _best_boxes(
+    boxes: np.ndarray, truths: np.ndarray, allowed: np.ndarray, peaks: np.ndarray, best: np.ndarray
+) -> None:
+    """Marks in best [A] the boxes that reach a truth's highest IoU, from `_best_truths`'s peaks [blocks, G]."""
+    store, ious = np.empty((5, BLOCK), np.float32), np.empty(BLOCK, np.float32)
+    for g in range(len(truths)):
+        peak = peaks[:, g].max()
+        for block in range(len(peaks)):
+            if peaks[block, g] < peak or peak == 0:
+                continue
+            start, end = block * BLOCK, min((block + 1) * BLOCK, len(boxes))
+            corners, found = store[:, : end - start], ious[: end - start]
+            _load(boxes, allowed, start, corners)
+            _block_ious(corners, truths[g], found)
+            for k in range(len(found)):
+                best[start + k] |= found[k] == peak

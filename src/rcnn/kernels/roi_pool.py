@@ -1,0 +1,84 @@
+"""RoI max pooling over one or more maps, by the rules of the released code (Girshick 2015, section 2.1).
+
+Letters: B images, N RoIs, C channels, P pooled side, H W height and width of a map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rcnn.kernels.forms import form
+from rcnn.kernels.roi_align import empty_maps
+
+
+def roi_pool(
+    features: Sequence[Tensor], boxes: Tensor, levels: Tensor, *, strides: Sequence[float], size: int
+) -> Tensor:
+    """The maximum of each of `size` × `size` bins of each RoI.
+
+    A corner is rounded to the nearest pixel of the map, half away from zero; right and bottom pixels belong to the
+    RoI, which is at least one pixel. Bins overlap where they share a pixel; a bin outside the map is 0.
+
+    Args:
+        features: maps [B, C, H, W] of any floating type; read fastest where channels-last.
+        boxes: [B, N, 4] pixels of the input image. No gradient flows to them.
+        levels: [B, N] int64, which of the maps to read; -1 marks padding: zeros, and no gradient.
+        strides: input pixels per pixel of each map.
+
+    Returns:
+        [B, N, C, P, P] in the type of the features, contiguous. The gradient goes to each bin's maximum, the first
+        of equals.
+    """
+    return _roi_pool(list(features), boxes.float(), levels, [float(s) for s in strides], size)[0]
+
+
+@torch.library.custom_op(
+    "rcnn::roi_pool",
+    mutates_args=(),
+    schema="(Tensor[] features, Tensor boxes, Tensor levels, float[] strides, int size) -> (Tensor, Tensor)",
+)
+def _roi_pool(
+    features: list[Tensor], boxes: Tensor, levels: Tensor, strides: list[float], size: int
+) -> tuple[Tensor, Tensor]:
+    return form(boxes.device.type).roi_pool(features, boxes, levels, strides, size)
+
+
+@_roi_pool.register_fake
+def _(features: list[Tensor], boxes: Tensor, levels: Tensor, strides: list[float], size: int) -> tuple[Tensor, Tensor]:
+    channels = features[0].shape[1]
+    pooled = features[0].new_empty((*levels.shape, channels, size, size))
+    return pooled, features[0].new_empty((*levels.shape, size * size, channels), dtype=torch.int32)
+
+
+@torch.library.custom_op(
+    "rcnn::roi_pool_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor chosen, Tensor levels, SymInt[] heights, SymInt[] widths) -> Tensor[]",
+)
+def _roi_pool_backward(
+    grad: Tensor, chosen: Tensor, levels: Tensor, heights: list[int], widths: list[int]
+) -> list[Tensor]:
+    return form(grad.device.type).roi_pool_backward(grad, chosen, levels, heights, widths)
+
+
+@_roi_pool_backward.register_fake
+def _(grad: Tensor, chosen: Tensor, levels: Tensor, heights: list[int], widths: list[int]) -> list[Tensor]:
+    return empty_maps(grad, heights, widths)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    features, _, levels, _, _ = inputs
+    ctx.heights, ctx.widths = [f.shape[2] for f in features], [f.shape[3] for f in features]
+    ctx.save_for_backward(output[1], levels)
+
+
+def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Any, ...]:
+    chosen, levels = ctx.saved_tensors
+    return _roi_pool_backward(grad, chosen, levels, ctx.heights, ctx.widths), None, None, None, None
+
+
+_roi_pool.register_autograd(_differentiate, setup_context=_save)
