@@ -1,0 +1,75 @@
+"""What is wrong with a data set: where, what value, and what to do about it.
+
+Readers note problems and go on. Opening a data set raises the first as one sentence; `rcnn data check` lists them all.
+G are the ground-truth objects of all images together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from rcnn.data.index import Index, IndexBuilder
+from rcnn.errors import UserError
+
+# A box may pass the image's edge by this much, as rounding and 0-based VOC files make it do; it is cut and counted.
+OVERSHOOT = 1.0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: the file (and the object in it), what was found there, and the fix."""
+
+    file: str
+    what: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.what}; {self.fix}"
+
+    def to_dict(self) -> dict[str, str]:
+        """As a plain dictionary."""
+        return asdict(self)
+
+
+def refuse(problems: Sequence[Problem]) -> None:
+    """Raises the first problem as a `UserError` that says how many more there are; returns where there is none."""
+    if problems:
+        others = len(problems) - 1
+        more = f" ({others} more: `rcnn data check` lists them all)" if others else ""
+        raise UserError(f"{problems[0]}{more}")
+
+
+def check_boxes(builder: IndexBuilder, index: Index) -> list[Problem]:
+    """Cuts boxes that pass the edge by up to `OVERSHOOT` pixels, in place, and reports those that cannot be used.
+
+    The number of boxes cut is added to `index.facts["clipped"]`. A box that is reported keeps its values.
+    """
+    boxes = index.boxes  # [G, 4]
+    owner = np.repeat(np.arange(len(index)), np.diff(index.first))  # [G]
+    limit = np.tile(index.sizes[:, ::-1].astype(np.float32), 2)[owner]  # [G, 4] as w h w h
+    with np.errstate(invalid="ignore"):
+        cut = np.minimum(np.maximum(boxes, 0), limit)
+        finite = np.isfinite(boxes).all(1)
+        inside = (np.abs(cut - boxes) <= OVERSHOOT).all(1)
+        upright = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        solid = (cut[:, 2:] > cut[:, :2]).all(1)
+    cuts = finite & inside & upright & solid & (cut != boxes).any(1)
+    index.facts["clipped"] = int(cuts.sum())
+    problems = []
+    for g in np.flatnonzero(~(finite & inside & upright & solid)):
+        height, width = index.sizes[owner[g]].tolist()
+        box = f"box ({', '.join(f'{value:g}' for value in boxes[g].tolist())})"
+        if not finite[g]:
+            what, fix = f"{box} is not finite", "its corners must be numbers"
+        elif not upright[g]:
+            inverted = bool((boxes[g, 2:] < boxes[g, :2]).any())
+            what = f"{box} is inside out: its right or bottom comes first" if inverted else f"{box} has no area"
+            fix = "swap its corners" if inverted else "take it out or correct it"
+        else:
+            what, fix = f"{box} lies outside its image of {width}×{height} pixels", "correct it or cut it to the image"
+        problems.append(Problem(f"{builder.sources[owner[g]]}, {builder.marks[g]}", what, fix))
+    boxes[cuts] = cut[cuts]
+    return problems
