@@ -190,7 +190,7 @@ def make_pair(python: Path, choice: str, index: str) -> None:
     if free < source.disk:
         raise SetupError(f"{source.disk:g} GB are needed and {free:.1f} GB are free in {python.parent}; make room")
     # Half of a pair that is already there would be kept by pip, and not fit the half that comes.
-    run([python, "-m", "pip", "uninstall", "-q", "-y", "torch", "torchvision"], "the old pair could not be removed")
+    run([python, "-m", "pip", "uninstall", "-qq", "-y", "torch", "torchvision"], "the old pair could not be removed")
     install_pair(python, source)
     pair, reason = installed_pair(python)
     if pair is None:

@@ -139,8 +139,10 @@ def _invoke(name: str, rest: list[str]) -> int:
     command.epilog = GLOBAL_OPTIONS
     try:
         result = command.main(args=rest, prog_name=f"rcnn {name}", standalone_mode=False)
-    except typer.Abort as abort:  # typer's word for Ctrl-C
+    except typer.Abort as abort:
         raise KeyboardInterrupt from abort
+    if result == INTERRUPTED:  # typer catches Ctrl-C and, by its version, aborts or exits with this code
+        raise KeyboardInterrupt
     return result if isinstance(result, int) else 0
 
 
@@ -159,6 +161,8 @@ def _told(error: Exception, is_debug: bool) -> tuple[str, int]:
         return str(error), error.exit_code
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's usage errors, of whatever version
         return " ".join(error.format_message().split()), error.exit_code
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("rcnn"):
+        return f"the library '{error.name}' is missing; installing rcnn with pip brings all that it needs", 1
     if isinstance(error, OSError) and error.errno is not None and error.errno in errno.errorcode:
         try:
             with telling(error.filename or "a file"):
