@@ -30,15 +30,18 @@ class BackboneOptions:
     Attributes:
         norm: "frozen" batch norm for pretrained weights; "group" or "batch" train from a random start; "none" for the
             classic nets without normalisation; "auto" chooses by whether weights are given.
-        frozen_stages: the first so many stages keep their weights; None for what the paper of the backbone says.
-        fpn_channels: width of the pyramid's maps, for FPN backbones.
-        min_stride: stride of the finest pyramid map; None for the backbone's usual.
+        frozen_stages: the first so many stages keep their weights; None for what the published systems did.
+        levels: strides of a pyramid's maps, such as (4, 8, 16, 32, 64), or "torchvision" for those of its detectors;
+            None for the backbone's usual.
+        channels: width of a pyramid's maps.
+        eps: of batch norm; None for the published classifier's.
     """
 
     norm: Literal["auto", "frozen", "group", "batch", "none"] = "auto"
     frozen_stages: int | None = None
-    fpn_channels: int = 256
-    min_stride: int | None = None
+    levels: tuple[int, ...] | Literal["torchvision"] | None = None
+    channels: int = 256
+    eps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -134,12 +137,12 @@ class FasterRCNN(Detector):
         self, system: str, classes: Sequence[str], backbone: Backbone, options: FasterRCNNOptions
     ) -> None:
         super().__init__(system, classes, options)
-        pooled_maps = max(1, len(backbone.strides) - 1)  # P6 only proposes
+        extra = backbone.fpn.extra if backbone.fpn is not None else 0  # P6 proposes, but nothing is pooled from it
         channels = backbone.channels[0]
         trunk, width, size = box_trunk(backbone, options)
         self.backbone = backbone
         self.rpn = RPN(channels, Anchors(options.anchors, backbone.strides), options.rpn)
-        self.roi_pool = roi_pooling(options.pool, size, backbone.strides[:pooled_maps])
+        self.roi_pool = roi_pooling(options.pool, size, backbone.strides[: len(backbone.strides) - extra])
         self.box_head = BoxHead(trunk, width, len(self.classes), options.box)
 
     def losses(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:

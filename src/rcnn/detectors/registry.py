@@ -6,7 +6,7 @@ A system is an entry that names its presets and the class that composes it; noth
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +87,8 @@ def create(
         raise UserError(f"expected a list of different class names, got {classes!r}")
     changes = dict(settings or {})
     built = updated(BackboneOptions(), changes.pop("backbone", {}), path="model.backbone")
-    backbone = backbones.create(
-        backbone_name,
-        weights=weights,
-        norm=built.norm,
-        frozen_stages=built.frozen_stages,
-        fpn_channels=built.fpn_channels,
-        min_stride=built.min_stride,
-    )
+    backbone = backbones.create(backbone_name, weights=weights, **asdict(built))
     # What "auto" became is kept, so that a saved model is rebuilt without its start weights.
-    built = replace(built, norm=backbone.norm, frozen_stages=backbone.frozen_stages)
+    built = updated(built, {key: value for key, value in backbone.settings.items() if key != "name"})
     options = replace(updated(system.presets[recipe](backbone.strides), changes), backbone=built)
     return system.build(f"{name.partition('/')[0]}/{backbone_name}", tuple(classes), backbone, options)

@@ -169,16 +169,17 @@ class RPN(nn.Module):
             scores.append(score)
             levels.append(torch.full_like(index, level))
         box = box_ops.clip(torch.cat(boxes, 1), images.sizes)  # [B, N, 4]
-        score = torch.cat(scores, 1).sigmoid()  # [B, N]; −inf, an anchor in the padding, becomes 0
+        logit = torch.cat(scores, 1)  # [B, N]; −inf where an anchor lies in the padding
         sides = (box[..., 2:] - box[..., :2]).amin(-1)
-        valid = (torch.cat(scores, 1) > -torch.inf) & (sides >= options.min_size) & (score >= options.min_score)
+        valid = (logit > -torch.inf) & (sides >= options.min_size) & (logit.sigmoid() >= options.min_score)
         threshold = options.nms if options.nms is not None and (options.nms_training or not training) else 1.0
+        # Ranked by logit: probabilities close to 1 are equal in float32 where logits still differ.
         index, count = kernels.nms(
-            box, score, valid, torch.cat(levels, 1), threshold=threshold, capacity=min(post_nms, score.shape[1])
+            box, logit, valid, torch.cat(levels, 1), threshold=threshold, capacity=min(post_nms, logit.shape[1])
         )
         kept = torch.arange(index.shape[1], device=index.device) < count[:, None]  # [B, N]
-        box = targets.take(box, index) * kept[..., None]
-        return Proposals(box, targets.take(score, index) * kept, kept)
+        score = torch.where(kept, targets.take(logit, index).sigmoid(), 0.0)
+        return Proposals(targets.take(box, index) * kept[..., None], score, kept)
 
     def losses(
         self, output: RPNOutput, images: ImageBatch, truth: GroundTruth, generator: torch.Generator | None = None

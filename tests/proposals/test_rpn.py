@@ -1,0 +1,199 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from rcnn import boxes as box_ops
+from rcnn.boxes import BoxCoder
+from rcnn.proposals import RPN, AnchorOptions, Anchors, RPNOptions
+from rcnn.proposals.rpn import RPNHead, RPNOutput
+from rcnn.structures import GroundTruth, ImageBatch
+
+
+def images_of(*sizes, height=64, width=96):
+    return ImageBatch(torch.zeros(len(sizes), 3, height, width, dtype=torch.uint8), torch.tensor(sizes, dtype=torch.float32))
+
+
+def rpn_of(**options):
+    torch.manual_seed(0)
+    anchors = Anchors(AnchorOptions(((16.0,), (32.0,)), (0.5, 1.0, 2.0)), [8, 16])
+    return RPN(16, anchors, RPNOptions(**options))
+
+
+def features_of(batch, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    return [torch.randn(batch, 16, 8, 12, generator=rng), torch.randn(batch, 16, 4, 6, generator=rng)]
+
+
+def noisy(rpn):
+    """The RPN with larger weights, so that scores and deltas differ from anchor to anchor."""
+    rng = torch.Generator().manual_seed(5)
+    for parameter in rpn.parameters():
+        torch.nn.init.normal_(parameter, std=0.1, generator=rng)
+    return rpn
+
+
+def slow_nms(boxes, scores, threshold):
+    kept = []
+    for i in scores.argsort(descending=True, stable=True).tolist():
+        if all(box_ops.iou(boxes[i : i + 1], boxes[j : j + 1]).item() <= threshold for j in kept):
+            kept.append(i)
+    return kept
+
+
+def slow_propose(rpn, output, image, size, pre_nms, post_nms):
+    """Ren et al. 2015: one image, one level at a time, with lists of whatever length."""
+    boxes, scores = [], []
+    first = 0
+    for logits, deltas, anchors in zip(output.logits, output.deltas, output.anchors, strict=True):
+        eligible = output.eligible[image, first : first + len(anchors)].nonzero().flatten()
+        first += len(anchors)
+        order = eligible[logits[image, eligible].argsort(descending=True, stable=True)][:pre_nms]
+        decoded = box_ops.clip(BoxCoder().decode(deltas[image, order], anchors[order])[None], size[None])[0]
+        score = logits[image, order]
+        big = ((decoded[:, 2] - decoded[:, 0]) >= rpn.options.min_size) & ((decoded[:, 3] - decoded[:, 1]) >= rpn.options.min_size)
+        decoded, score = decoded[big], score[big]
+        kept = slow_nms(decoded, score, rpn.options.nms)
+        boxes.append(decoded[kept])
+        scores.append(score[kept])
+    boxes, scores = torch.cat(boxes), torch.cat(scores)
+    order = scores.argsort(descending=True, stable=True)[:post_nms]
+    return boxes[order], scores[order].sigmoid()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_proposals_equal_those_made_one_image_and_level_at_a_time(training):
+    rpn = noisy(rpn_of(pre_nms=(60, 40), post_nms=(50, 30), min_size=4.0))
+    images = images_of((64, 96), (40, 50))
+    output = rpn(features_of(2), images)
+    proposals = rpn.propose(output, images, training=training)
+    pre, post = (60, 50) if training else (40, 30)
+    for b in range(2):
+        boxes, scores = slow_propose(rpn, output, b, images.sizes[b], pre, post)
+        assert int(proposals.valid[b].sum()) == len(boxes)
+        assert torch.allclose(proposals.boxes[b, : len(boxes)], boxes, atol=1e-4)
+        assert torch.allclose(proposals.scores[b, : len(boxes)], scores, atol=1e-6)
+        assert proposals.boxes[b, len(boxes) :].eq(0).all()
+
+
+def test_proposals_never_reach_into_the_padding():
+    rpn = noisy(rpn_of())
+    images = images_of((33, 41))
+    proposals = rpn.propose(rpn(features_of(1), images), images, training=False)
+    assert proposals.valid.any()
+    assert proposals.boxes[..., 2].max() <= 41
+    assert proposals.boxes[..., 3].max() <= 33
+
+
+def test_without_nms_in_training_every_good_box_stays():
+    options = {"pre_nms": (200, 200), "post_nms": (200, 200)}
+    images = images_of((64, 96))
+    options["nms"] = 0.3
+    with_nms, without = noisy(rpn_of(**options)), noisy(rpn_of(**options, nms_training=False))
+    output = with_nms(features_of(1), images)
+    assert without.propose(output, images, training=True).valid.sum() > with_nms.propose(output, images, training=True).valid.sum()
+    assert without.propose(output, images, training=False).valid.sum() == with_nms.propose(output, images, training=False).valid.sum()
+
+
+def test_two_logits_an_anchor_score_like_a_softmax_over_them():
+    torch.manual_seed(0)
+    head = RPNHead(4, 3, RPNOptions(objectness="softmax", init_std=0.5))
+    feature = torch.randn(2, 4, 5, 6)
+    raw = head.cls_logits(F.relu(head.conv(feature)))  # background channels first, then foreground
+    pairs = torch.stack((raw[:, :3], raw[:, 3:]), 2)  # [B, k, 2, H, W]
+    expected = pairs.softmax(2)[:, :, 1].permute(0, 2, 3, 1).flatten(1)
+    assert torch.allclose(head([feature])[0][0].sigmoid(), expected, atol=1e-6)
+    target = torch.randint(0, 2, (2, 90))
+    cross_entropy = F.cross_entropy(pairs.permute(0, 3, 4, 1, 2).reshape(-1, 2), target.flatten())
+    ours = F.binary_cross_entropy_with_logits(head([feature])[0][0], target.float())
+    assert ours.item() == pytest.approx(cross_entropy.item(), rel=1e-5)
+
+
+def truth_of(boxes):
+    boxes = torch.tensor(boxes, dtype=torch.float32).reshape(1, -1, 4)
+    return GroundTruth(boxes, torch.zeros(boxes.shape[:2], dtype=torch.long), torch.zeros(boxes.shape[:2], dtype=torch.bool))
+
+
+@pytest.mark.parametrize("recipe", ["modern", "classic"])
+def test_the_loss_is_equation_1(recipe):
+    classic = {"loss_beta": 1.0, "box_weight": 10.0, "box_normaliser": "positions", "border": 0.0}
+    rpn = noisy(rpn_of(samples=100_000, positive_fraction=1.0, **(classic if recipe == "classic" else {})))
+    images, truth = images_of((64, 80)), truth_of([[10, 10, 40, 30], [50, 20, 75, 60]])
+    output = rpn(features_of(1), images)
+    losses = rpn.losses(output, images, truth)
+
+    anchors, logits, deltas = torch.cat(output.anchors), torch.cat(output.logits, 1)[0], torch.cat(output.deltas, 1)[0]
+    eligible = output.eligible[0].clone()
+    if recipe == "classic":
+        eligible &= (anchors[:, :2] >= 0).all(1) & (anchors[:, 2] <= 80) & (anchors[:, 3] <= 64)
+    overlap = box_ops.iou(anchors, truth.boxes[0]) * eligible[:, None]
+    best = (overlap == overlap.amax(0)) & (overlap > 0)
+    positive = ((overlap >= 0.7).any(1) | best.any(1)) & eligible
+    negative = (overlap.amax(1) < 0.3) & eligible & ~positive
+    cls = box = 0.0
+    beta = rpn.options.loss_beta
+    for a in (positive | negative).nonzero().flatten().tolist():
+        p = logits[a].sigmoid()
+        cls -= torch.log(p if positive[a] else 1 - p).item()
+        if positive[a]:
+            goal = BoxCoder().encode(truth.boxes[0, overlap[a].argmax()], anchors[a])
+            x = (deltas[a] - goal).abs()
+            box += torch.where(x < beta, 0.5 * x * x / beta, x - 0.5 * beta).sum().item()
+    sampled = int((positive | negative).sum())
+    positions = 8 * 10 + 4 * 5
+    assert losses["loss_rpn_cls"].item() == pytest.approx(cls / sampled, rel=1e-4)
+    expected = 10 * box / positions if recipe == "classic" else box / sampled
+    assert losses["loss_rpn_box"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_at_most_256_anchors_an_image_and_half_of_them_positive(monkeypatch):
+    from rcnn import targets
+
+    drawn = []
+    real = targets.sample
+    monkeypatch.setattr(targets, "sample", lambda *a, **k: drawn.append(real(*a, **k)) or drawn[-1])
+    rpn = rpn_of()
+    many = [[x, y, x + 16, y + 16] for x in range(0, 240, 4) for y in range(0, 24, 4)]
+    images = images_of((128, 256), height=128, width=256)
+    rng = torch.Generator().manual_seed(0)
+    features = [torch.randn(1, 16, 16, 32, generator=rng), torch.randn(1, 16, 8, 16, generator=rng)]
+    rpn.losses(rpn(features, images), images, truth_of(many))
+    assert int(drawn[0].used.sum()) == 256
+    assert int(drawn[0].positive.sum()) == 128
+
+
+def test_an_image_without_objects_trains_every_parameter():
+    rpn = rpn_of()
+    images = images_of((64, 96))
+    empty = GroundTruth(torch.zeros(1, 1, 4), torch.full((1, 1), -1), torch.zeros(1, 1, dtype=torch.bool))
+    losses = rpn.losses(rpn(features_of(1), images), images, empty)
+    assert losses["loss_rpn_box"].item() == 0
+    assert losses["loss_rpn_cls"].item() > 0
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in rpn.parameters())
+
+
+def test_padding_changes_neither_loss_nor_proposals():
+    """The same image with more padding around it: maps grow, nothing else may change."""
+    rpn = noisy(rpn_of(samples=10_000, positive_fraction=1.0, box_normaliser="positions"))
+    small, truth = images_of((64, 96)), truth_of([[10, 10, 40, 30]])
+    large = images_of((64, 96), height=96, width=128)
+    features = features_of(1)
+    wide = [F.pad(f, (0, p, 0, p)) for f, p in zip(features, (4, 2), strict=True)]
+    a, b = rpn(features, small), rpn(wide, large)
+    # A 3×3 convolution sees zeros beyond the image in both.
+    for name, value in rpn.losses(a, small, truth).items():
+        assert value.item() == pytest.approx(rpn.losses(b, large, truth)[name].item(), rel=1e-5), name
+    p, q = rpn.propose(a, small, training=True), rpn.propose(b, large, training=True)
+    count = int(p.valid.sum())
+    assert count == int(q.valid.sum())
+    assert torch.allclose(p.boxes[0, :count], q.boxes[0, :count], atol=1e-4)
+
+
+def test_switching_regression_off_proposes_the_anchors_themselves():
+    rpn = noisy(rpn_of(regression=False, nms=None))
+    images = images_of((64, 96))
+    output = rpn(features_of(1), images)
+    assert isinstance(output, RPNOutput)
+    clipped = box_ops.clip(torch.cat(output.anchors)[None], images.sizes)[0]
+    for box in rpn.propose(output, images, training=False).boxes[0]:
+        assert (clipped - box).abs().amax(1).min() < 1e-4
