@@ -43,7 +43,7 @@ def proposal_recall(
     counts: Sequence[int] = (10, 50, 100, 300, 1000, 2000),
     thresholds: Sequence[float] = (0.5, 0.7, 0.9),
 ) -> ProposalResult:
-    """Coverage of all objects that are neither difficult nor crowd by each image's first proposals [N, 4], best first."""
+    """Coverage of the objects, difficult and crowd ones aside, by each image's proposals [N, 4], best first."""
     best, labels = [np.zeros((0, len(counts)))], [np.zeros(0, np.int64)]
     for truth, boxes in zip(truths, proposals, strict=True):
         real = ~truth.ignore
