@@ -1,0 +1,6 @@
+"""Image classifiers as the shared, convolutional part of every detector, one registry for all of them."""
+
+from rcnn.backbones.backbone import Backbone
+from rcnn.backbones.registry import Entry, create, entry, names
+
+__all__ = ["Backbone", "Entry", "create", "entry", "names"]

@@ -1,0 +1,160 @@
+"""A backbone: the layers of an image classifier that detectors share, from pixels to feature maps.
+
+What is left of the classifier after its last shared map may serve as the head for each RoI (Ren et al. 2015, section
+3.2; He et al. 2016, appendix A: res5 in the C4 form). Letters: B images, C channels, H W rows and columns, R RoIs,
+P pooled side, D width of the head's features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from rcnn.backbones.fpn import FPN
+from rcnn.backbones.norm import ValidRegion
+from rcnn.backbones.weights import IMAGENET_STATISTICS, Loaded, Normalisation
+from rcnn.structures import ImageBatch
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A map that a body offers: what the layer of this index gives, its stride in pixels and its channels."""
+
+    layer: int
+    stride: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """A classifier taken apart.
+
+    Attributes:
+        body: its layers in order, under their published names.
+        stages: the index behind the last layer of each stage; freezing goes by stages.
+        taps: the maps that the body offers, finest first.
+        head: the layers after the body as an RoI head, [R, C, P, P] to [R, D]; None if there are none to speak of.
+        head_size: P.
+        head_channels: D.
+    """
+
+    body: nn.Sequential
+    stages: tuple[int, ...]
+    taps: tuple[Tap, ...]
+    head: nn.Module | None = None
+    head_size: int = 0
+    head_channels: int = 0
+
+
+class Normalise(nn.Module):
+    """Pixels [B, 3, H, W] uint8 RGB to what the first convolution was trained on, the padding exactly zero.
+
+    Order, scale and shift are buffers: they belong to the weights and are saved with them.
+    """
+
+    def __init__(self, statistics: Normalisation = IMAGENET_STATISTICS) -> None:
+        super().__init__()
+        self.register_buffer("order", torch.arange(3))
+        self.register_buffer("scale", torch.ones(3))
+        self.register_buffer("shift", torch.zeros(3))
+        self.set(statistics)
+
+    def set(self, statistics: Normalisation) -> None:
+        """Takes the channel order, range, mean and standard deviation of some weights."""
+        mean, std = torch.tensor(statistics.mean), torch.tensor(statistics.std)
+        self.order.copy_(torch.tensor([0, 1, 2] if statistics.order == "RGB" else [2, 1, 0]))
+        self.scale.copy_(statistics.range / 255 / std)
+        self.shift.copy_(-mean / std)
+
+    def forward(self, images: ImageBatch) -> Tensor:
+        """[B, 3, H, W] float32, channels last in memory."""
+        pixels = images.pixels[:, self.order].to(torch.float32, memory_format=torch.channels_last)
+        scaled = torch.addcmul(self.shift[:, None, None], pixels, self.scale[:, None, None])
+        return scaled * images.inside
+
+
+class Backbone(nn.Module):
+    """Images to feature maps.
+
+    Attributes:
+        name: its full name in the registry.
+        strides: of each map in pixels, finest first; channels: of each map.
+        head: what the classifier had after the shared maps, [R, C, P, P] to [R, D], or None; head_size: P;
+            head_channels: D.
+        settings: all that `backbones.create` needs to build it again, before its weights are loaded.
+        loaded: which file its weights came from and what in it was not used; None for a random start.
+
+    State dict: `body.` and `head.` hold the classifier's layers under their published names less the prefix
+    (`features.`, `classifier.`), `fpn.` the pyramid, `normalise.` the statistics of the pixels.
+    """
+
+    loaded: Loaded | None = None
+
+    def __init__(
+        self,
+        name: str,
+        trunk: Trunk,
+        taps: Sequence[Tap],
+        *,
+        fpn: FPN | None = None,
+        region: ValidRegion | None = None,
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.settings = settings or {}
+        self.normalise = Normalise()
+        self.body = trunk.body
+        self.fpn = fpn
+        self.head = trunk.head
+        self.head_size, self.head_channels = trunk.head_size, trunk.head_channels
+        self.strides = tuple(tap.stride for tap in taps)
+        self.channels = tuple(tap.channels for tap in taps)
+        if fpn is not None:
+            self.strides += tuple(self.strides[-1] * 2**i for i in range(1, fpn.extra + 1))
+            self.channels = (fpn.channels,) * len(self.strides)
+        self._taps = frozenset(tap.layer for tap in taps)
+        self.stages = trunk.stages
+        self._frozen_layers = 0
+        self._region = region  # None: this network leaves the padding as its convolutions make it
+
+    def forward(self, images: ImageBatch) -> list[Tensor]:
+        """Pixels [B, 3, H, W] to maps [B, C_l, H_l, W_l], finest first."""
+        if self._region is not None:
+            self._region.set(images.sizes if _padded(images) else None)
+        x = self.normalise(images)
+        maps = []
+        for index, layer in enumerate(self.body):
+            x = layer(x)
+            if index in self._taps:
+                maps.append(x)
+        if self.fpn is not None:
+            maps = self.fpn(maps)
+        if self._region is not None:
+            self._region.set(None)
+        return maps
+
+    def freeze(self, stages: int) -> None:
+        """Stops training of the first `stages` stages for good, 0 of none: their norms stay in eval mode."""
+        self._frozen_layers = self.stages[stages - 1] if stages else 0
+        for layer in self.body[: self._frozen_layers]:
+            layer.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """As `nn.Module.train`, but frozen stages stay in eval mode."""
+        super().train(mode)
+        for layer in self.body[: self._frozen_layers]:
+            layer.eval()
+        return self
+
+
+def _padded(images: ImageBatch) -> bool:
+    """Whether some image has padding; on a GPU and in a compiled graph always true, for asking would wait or break."""
+    if images.sizes.is_cuda or torch.compiler.is_compiling():
+        return True
+    return bool((images.sizes != torch.tensor(images.pixels.shape[-2:])).any())
