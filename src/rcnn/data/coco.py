@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from rcnn.data.folders import Folders, relative, unrecognised
-from rcnn.data.images import image_size, is_image
+from rcnn.data.images import image_size
 from rcnn.data.index import Index, IndexBuilder
 from rcnn.data.problems import Problem, check_boxes
+from rcnn.data.segments import require_segment
 from rcnn.errors import UserError
 
 FORMAT = "COCO"
@@ -146,13 +147,15 @@ def _categories(path: Path, content: dict[str, Any]) -> dict[Any, str]:
     categories: dict[Any, str] = {}
     for number, entry in enumerate(content["categories"], 1):
         key = entry.get("id") if isinstance(entry, dict) else None
-        if not isinstance(key, int) or not isinstance(entry.get("name"), str):
+        name = entry.get("name") if isinstance(entry, dict) else None
+        if not isinstance(key, int) or not isinstance(name, str) or not name.strip():
             raise UserError(f"'{path}': category {number} needs an integer 'id' and a 'name'")
+        name = name.strip()
         if key in categories:
-            raise UserError(f"'{path}': category id {key} is given twice ('{categories[key]}' and '{entry['name']}')")
-        if entry["name"] in categories.values():
-            raise UserError(f"'{path}': two categories are named '{entry['name']}'; join them or rename one")
-        categories[key] = entry["name"]
+            raise UserError(f"'{path}': category id {key} is given twice ('{categories[key]}' and '{name}')")
+        if name in categories.values():
+            raise UserError(f"'{path}': two categories are named '{name}'; join them or rename one")
+        categories[key] = name
     return categories
 
 
@@ -247,6 +250,11 @@ class _Reader:
         elif not (isinstance(box, list) and len(box) == 4 and all(_is_number(value) for value in box)):
             self._fault(f"{mark} has bbox {_short(box)}", "it needs four numbers: x, y, width, height")
         else:
+            try:
+                segment = require_segment(entry.get("segmentation"), self.builder.sizes[-1])
+            except ValueError as error:
+                self._fault(f"{mark}: {error}", "correct it or take the mask out")
+                return
             x, y, width, height = map(_float, box)
             self.builder.object(
                 (x, y, x + width, y + height),
@@ -254,7 +262,7 @@ class _Reader:
                 mark,
                 difficult=bool(entry.get("ignore") or entry.get("difficult")),
                 crowd=bool(entry.get("iscrowd")),
-                segment=entry.get("segmentation"),
+                segment=segment,
             )
 
 
@@ -313,7 +321,7 @@ class _Images:
         for part in tries:
             for folder in [self._last, *self.folders] if self._last else self.folders:
                 path = Path(os.path.normpath(folder / part.lstrip("/")))
-                if is_image(part) and self._listing.has(path):
+                if self._listing.has(path):
                     self._last = folder
                     return path
         return None

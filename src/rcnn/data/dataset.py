@@ -95,6 +95,12 @@ class Dataset:
     def __repr__(self) -> str:
         return f"Dataset({self.data!r}, split={self.split!r}, images={len(self)}, classes={len(self.classes)})"
 
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        # A worker process that is not forked opens images in memory anew instead of being sent them.
+        if self._arrays is not None:
+            return _reopen, (self.data, self.split, self.classes)
+        return super().__reduce_ex__(protocol)  # type: ignore[return-value]
+
     def name(self, i: int) -> str:
         """Name of image i, relative to the folder of images."""
         return self.index.name(self.rows[i])
@@ -120,7 +126,7 @@ class Dataset:
             UserError: the file is missing or damaged, or its size is not the annotated one.
         """
         if self._arrays is not None:
-            return self._arrays[self.rows[i]]
+            return self._arrays[self.rows[i]].copy()
         path = self.root / self.index.file(self.rows[i])
         pixels = read_image(path)
         if pixels.shape[:2] != self.size(i):
@@ -169,13 +175,20 @@ def open_dataset(data: str | Path, split: str | None = None, *, classes: Sequenc
         UserError: nothing known is found, an annotation is unsound, or there is no such split or class.
     """
     if str(data) == DIGITS and not Path(data).exists():
-        index, arrays = _read_digits()
+        from rcnn.data.embedded import read_digits
+
+        index, arrays = read_digits(split)
         return Dataset(index, data=DIGITS, format=DIGITS, root=Path(), split=split, classes=classes, arrays=arrays)
     root = Path(data)
     reader = recognise(root)
     state = cache.fingerprint(root, [reader.FORMAT, *reader.files(root)])
     index = cache.cached(root, state, lambda: _read(reader, root))
     return Dataset(index, data=str(data), format=reader.FORMAT, root=folder_of(root), split=split, classes=classes)
+
+
+def _reopen(data: str, split: str, classes: tuple[str, ...]) -> Dataset:
+    """`open_dataset` for pickle, which passes arguments by place."""
+    return open_dataset(data, split, classes=classes)
 
 
 def recognise(root: Path) -> ModuleType:
@@ -227,8 +240,3 @@ def _require_classes(chosen: Sequence[str], known: tuple[str, ...], data: str) -
     if not chosen:
         raise UserError("no classes were chosen")
     return tuple(chosen)
-
-
-def _read_digits() -> tuple[Index, list[np.ndarray]]:
-    """The embedded data as an index and its images."""
-    raise UserError("digits are not there yet")

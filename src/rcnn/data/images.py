@@ -13,12 +13,15 @@ from PIL import ExifTags, Image, ImageOps
 
 from rcnn.errors import UserError
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2"})
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff"),
+    *(".webp", ".avif", ".jp2", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
+)
 
 
 def is_image(name: str) -> bool:
     """Whether a file of this name is taken for an image, by its suffix."""
-    return Path(name).suffix.lower() in SUFFIXES
+    return name.lower().endswith(SUFFIXES)
 
 
 def read_image(path: str | Path) -> np.ndarray:

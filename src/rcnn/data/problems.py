@@ -16,6 +16,7 @@ from rcnn.errors import UserError
 
 # A box may pass the image's edge by this much, as rounding and 0-based VOC files make it do; it is cut and counted.
 OVERSHOOT = 1.0
+_ROUNDING = 0.01  # less than this is cut without a word
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Problem:
     fix: str
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.what}; {self.fix}"
+        place = "" if self.file in self.what else f"{self.file}: "
+        return f"{place}{self.what}; {self.fix}"
 
     def to_dict(self) -> dict[str, str]:
         """As a plain dictionary."""
@@ -45,7 +47,7 @@ def refuse(problems: Sequence[Problem]) -> None:
 def check_boxes(builder: IndexBuilder, index: Index) -> list[Problem]:
     """Cuts boxes that pass the edge by up to `OVERSHOOT` pixels, in place, and reports those that cannot be used.
 
-    The number of boxes cut is added to `index.facts["clipped"]`. A box that is reported keeps its values.
+    How many were cut by more than rounding is set in `index.facts["clipped"]`. A box that is reported keeps its values.
     """
     boxes = index.boxes  # [G, 4]
     owner = np.repeat(np.arange(len(index)), np.diff(index.first))  # [G]
@@ -56,10 +58,11 @@ def check_boxes(builder: IndexBuilder, index: Index) -> list[Problem]:
         inside = (np.abs(cut - boxes) <= OVERSHOOT).all(1)
         upright = (boxes[:, 2:] > boxes[:, :2]).all(1)
         solid = (cut[:, 2:] > cut[:, :2]).all(1)
-    cuts = finite & inside & upright & solid & (cut != boxes).any(1)
-    index.facts["clipped"] = int(cuts.sum())
+        passed = (np.abs(cut - boxes) > _ROUNDING).any(1)
+    sound = finite & inside & upright & solid
+    index.facts["clipped"] = int((sound & passed).sum())
     problems = []
-    for g in np.flatnonzero(~(finite & inside & upright & solid)):
+    for g in np.flatnonzero(~sound):
         height, width = index.sizes[owner[g]].tolist()
         box = f"box ({', '.join(f'{value:g}' for value in boxes[g].tolist())})"
         if not finite[g]:
@@ -71,5 +74,5 @@ def check_boxes(builder: IndexBuilder, index: Index) -> list[Problem]:
         else:
             what, fix = f"{box} lies outside its image of {width}×{height} pixels", "correct it or cut it to the image"
         problems.append(Problem(f"{builder.sources[owner[g]]}, {builder.marks[g]}", what, fix))
-    boxes[cuts] = cut[cuts]
+    boxes[sound] = cut[sound]
     return problems

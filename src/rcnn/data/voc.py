@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -17,9 +19,13 @@ from rcnn.data.folders import Folders
 from rcnn.data.images import image_size, is_image
 from rcnn.data.index import Index, IndexBuilder
 from rcnn.data.problems import Problem, check_boxes
+from rcnn.data.segments import require_segment
 from rcnn.errors import UserError, nearest
 
 FORMAT = "VOC"
+
+# A line of a class's own list, as in dog_train.txt: the image, and whether it shows the class.
+_PRESENCE = re.compile(r"\S\s+(-1|0|1)$")
 
 
 def recognise(root: Path) -> bool:
@@ -114,12 +120,14 @@ def _lists(root: Path, problems: list[Problem]) -> dict[str, list[str]]:
     folder = root / "ImageSets" / "Main"
     lists: dict[str, list[str]] = {}
     for path in sorted(folder.glob("*.txt")):
-        lines = [line.split() for line in read_lines(path) if line.strip()]
-        if lines and all(len(line) == 2 and line[1] in ("-1", "0", "1") for line in lines):
+        names = [line.strip() for line in read_lines(path) if line.strip()]
+        if names and "_" in path.stem and all(_PRESENCE.search(name) for name in names):
             continue
-        names = [line[0] for line in lines]
-        for name in {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ():
-            problems.append(Problem(f"'{path}'", f"image '{name}' is listed twice", "keep one of the lines"))
+        for name, count in Counter(names).items():
+            if count > 1:
+                problems.append(
+                    Problem(f"'{path}'", f"image '{name}' is listed {count} times", "keep one of the lines")
+                )
         lists[path.stem] = list(dict.fromkeys(names))
     if not lists:
         base = root / "Annotations"
@@ -193,7 +201,7 @@ def _read_annotation(
     for number, element in enumerate(tree.findall("object"), 1):
         try:
             _read_object(element, number, builder, fixed)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             problems.append(Problem(f"'{path}', object {number}", str(error), "correct it or take it out"))
     return row
 
@@ -222,13 +230,14 @@ def _read_object(element: ElementTree.Element, number: int, builder: IndexBuilde
         raise ValueError("it has no <bndbox>")
     xmin, ymin, xmax, ymax = (_number(corners, tag) for tag in ("xmin", "ymin", "xmax", "ymax"))
     segment = element.findtext("segmentation")
+    segment = require_segment(_json(segment), builder.sizes[-1]) if segment else None
     builder.object(
         (xmin - 1, ymin - 1, xmax, ymax),
         builder.classes.index(label),
         f"object {number}",
         difficult=_flag(element, "difficult"),
         crowd=_flag(element, "iscrowd"),
-        segment=_json(segment) if segment else None,
+        segment=segment,
     )
 
 
@@ -253,7 +262,7 @@ def _json(text: str) -> Any:
     """A mask written as JSON."""
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"<segmentation> is not JSON ({error})") from error
 
 

@@ -18,6 +18,7 @@ from rcnn.data.folders import images_below, relative
 from rcnn.data.images import image_size, is_image
 from rcnn.data.index import Index, IndexBuilder
 from rcnn.data.problems import Problem, check_boxes
+from rcnn.data.segments import require_segment
 from rcnn.data.voc import read_lines
 from rcnn.errors import UserError
 
@@ -63,8 +64,7 @@ def read(root: Path) -> tuple[Index, list[Problem]]:
     facts = _facts(path.parent / FACTS)
     for split, images in _splits(path, content).items():
         rows = builder.members[split] = []
-        names = image_names(images)
-        for image, name in zip(images, names, strict=True):
+        for image, name in images.items():
             try:
                 size = image_size(image)
             except UserError as error:
@@ -78,15 +78,6 @@ def read(root: Path) -> tuple[Index, list[Problem]]:
                 problems.append(Problem(f"'{label}'", str(error), "write it again"))
     index = builder.build()
     return index, problems + check_boxes(builder, index)
-
-
-def image_names(images: list[Path]) -> list[str]:
-    """Names of a split's images: their paths below the folder that they share."""
-    if not images:
-        return []
-    folders = {image.parent for image in images}
-    shared = Path(os.path.commonpath(folders))
-    return [image.relative_to(shared).as_posix() for image in images]
 
 
 def label_path(image: Path) -> Path:
@@ -135,7 +126,9 @@ def _names(path: Path, content: dict[str, Any]) -> list[str]:
         names = [name for _, name in sorted((int(key), name) for key, name in names.items())]
     if not isinstance(names, list) or not all(isinstance(name, str | int | float) for name in names):
         raise UserError(f"'{path}': 'names' must be a list of class names")
-    names = [str(name) for name in names]
+    names = [str(name).strip() for name in names]
+    if not all(names):
+        raise UserError(f"'{path}' has an empty class name in 'names'")
     if len(set(names)) < len(names):
         raise UserError(f"'{path}' names class '{next(n for n in names if names.count(n) > 1)}' twice")
     count = content.get("nc", len(names))
@@ -144,9 +137,9 @@ def _names(path: Path, content: dict[str, Any]) -> list[str]:
     return names
 
 
-def _splits(path: Path, content: dict[str, Any]) -> dict[str, list[Path]]:
-    """Image paths of each split."""
-    splits: dict[str, list[Path]] = {}
+def _splits(path: Path, content: dict[str, Any]) -> dict[str, dict[Path, str]]:
+    """Image paths of each split, and what the images are called."""
+    splits: dict[str, dict[Path, str]] = {}
     for key, split in _KEYS.items():
         value = content.get(key)
         if not value or split in splits:
@@ -154,15 +147,14 @@ def _splits(path: Path, content: dict[str, Any]) -> dict[str, list[Path]]:
         entries = value if isinstance(value, list) else [value]
         if not all(isinstance(entry, str) and "\0" not in entry for entry in entries):
             raise UserError(f"'{path}': '{key}' must be a folder, a list file, or a list of those")
-        images = [image for entry in entries for image in _images(path, content, key, entry)]
-        splits[split] = list(dict.fromkeys(images))
+        splits[split] = dict(pair for entry in entries for pair in _images(path, content, key, entry))
     if not splits:
         raise UserError(f"'{path}' names no images; expected 'train' and 'val'")
     return splits
 
 
-def _images(path: Path, content: dict[str, Any], key: str, entry: str) -> Iterator[Path]:
-    """The images that one entry of a split names."""
+def _images(path: Path, content: dict[str, Any], key: str, entry: str) -> Iterator[tuple[Path, str]]:
+    """The images that one entry of a split names, with their names: paths below the entry or a folder `images`."""
     stated = content.get("path")
     bases = [path.parent / stated] if isinstance(stated, str) and "\0" not in stated else []
     tries = [base / part for base in [*bases, path.parent] for part in (entry, entry.removeprefix("../"))]
@@ -171,15 +163,17 @@ def _images(path: Path, content: dict[str, Any], key: str, entry: str) -> Iterat
         raise UserError(f"'{path}': '{key}: {entry}' does not exist; looked for '{tries[0]}'")
     place = Path(os.path.normpath(place))
     if place.is_dir():
-        yield from images_below(place)
+        for image in images_below(place):
+            yield image, image.relative_to(place).as_posix()
     elif is_image(place.name):
-        yield place
+        yield place, place.name
     else:
         for line in read_lines(place):
             if line.strip():
                 # Lists count from where they stand ("./images/…") or from the data set's root.
                 options = [place.parent / line.strip(), *(base / line.strip() for base in [*bases, path.parent])]
-                yield Path(os.path.normpath(next((one for one in options if one.exists()), options[0])))
+                image = Path(os.path.normpath(next((one for one in options if one.exists()), options[0])))
+                yield image, image.as_posix().rpartition("/images/")[2] if "images" in image.parts else image.name
 
 
 def _facts(path: Path) -> dict[str, dict[str, Any]]:
@@ -206,8 +200,10 @@ def _read_labels(
         except ValueError as error:
             problems.append(Problem(f"'{path}', line {number}", str(error), "correct it or take it out"))
             continue
-        if not isinstance(extra, dict):
-            problems.append(Problem(f"'{path.name}'", f"{FACTS} has no facts for line {number}", "write {…}"))
+        try:
+            segment = require_segment(extra.get("segmentation", polygon), size)
+        except (ValueError, AttributeError) as error:
+            problems.append(Problem(f"'{path}', line {number}", f"{FACTS}: {error}", f"correct {FACTS}"))
             continue
         builder.object(
             box,
@@ -215,7 +211,7 @@ def _read_labels(
             f"line {number}",
             difficult=bool(extra.get("difficult")),
             crowd=bool(extra.get("crowd")),
-            segment=extra.get("segmentation", polygon),
+            segment=segment,
         )
 
 
