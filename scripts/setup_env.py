@@ -101,10 +101,8 @@ def main(arguments: list | None = None) -> int:
     """Sets up, and returns the exit code."""
     try:
         if sys.version_info < OLDEST_PYTHON:
-            have = platform.python_version()
-            raise SetupError(
-                f"Python {have} is too old; name a {dotted(OLDEST_PYTHON)} or newer: make … PYTHON=python3.x"
-            )
+            have, need = platform.python_version(), dotted(OLDEST_PYTHON)
+            raise SetupError(f"Python {have} is too old; name one of {need} or newer: make … PYTHON=python{need}")
         options = options_of(arguments)
         venv = ROOT / options.venv
         stamp, wanted = venv / ".rcnn-setup.json", wanted_stamp(options)
