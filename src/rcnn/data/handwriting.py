@@ -95,7 +95,12 @@ def _interpolation() -> np.ndarray:
         one = 2 * UPSCALING
         s = one - t
         spline = (s**3, 4 * one**3 - 6 * t * t * one + 3 * t**3, 4 * one**3 - 6 * s * s * one + 3 * s**3, t**3)
-        catmull = (-t * s * s, 2 * one**3 - 5 * t * t * one + 3 * t**3, 2 * one**3 - 5 * s * s * one + 3 * s**3, -s * t * t)
+        catmull = (
+            -t * s * s,
+            2 * one**3 - 5 * t * t * one + 3 * t**3,
+            2 * one**3 - 5 * s * s * one + 3 * s**3,
+            -s * t * t,
+        )
         for offset in range(4):
             column = cell - 1 + offset
             if 0 <= column < weights.shape[1]:

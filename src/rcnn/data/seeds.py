@@ -1,4 +1,4 @@
-"""Counter-based random numbers: a value is a pure function of its counters, so order, workers and restarts cannot matter.
+"""Counter-based random numbers: a value depends on its counters alone, so order, workers and restarts cannot matter.
 
 The mixing function is splitmix64 (Steele, Lea, Flood 2014, figure 15): 64-bit integer arithmetic only, hence the same
 on every platform and with every version of every library.

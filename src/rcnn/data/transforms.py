@@ -1,0 +1,202 @@
+"""Resizing, and augmentation of images together with what is in them.
+
+One rule gives an image's size in the network (Girshick 2015, section 5.2: the shorter side fixed, the longer one
+capped). Augmentation is torchvision's v2 transforms on image and boxes at once, with an index that says afterwards
+which objects are left, so that any field kept per object stays aligned. Letters: H W source size, h w resized size,
+G objects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
+
+from rcnn import boxes as box_ops
+from rcnn.errors import UserError
+
+if TYPE_CHECKING:
+    from rcnn.data.dataset import Truth
+
+# What a zoomed-out image is surrounded with: the mean colour of photographs, which normalisation takes to zero.
+SURROUND = (124, 116, 104)
+# Boxes whose sides are shorter than this after augmentation, in pixels, are dropped.
+LEAST_SIDE = 1.0
+
+
+def resized_size(height: int, width: int, short: int, long: int) -> tuple[int, int]:
+    """Height and width in pixels of an image of that size in the network.
+
+    The scale is min(short / shorter side, long / longer side); each side is rounded to the nearest pixel, halves up,
+    and is at least 1. Computed in whole numbers, so no float error can move a side by a pixel.
+    """
+    smaller, larger = min(height, width), max(height, width)
+    up, down = (short, smaller) if short * larger <= long * smaller else (long, larger)
+    return max((2 * height * up + down) // (2 * down), 1), max((2 * width * up + down) // (2 * down), 1)
+
+
+def resize(image: np.ndarray | Tensor, short: int, long: int) -> Tensor:
+    """Brings an image to the size of `resized_size` by bilinear interpolation with antialiasing, in uint8.
+
+    Args:
+        image: uint8 array [H, W, 3] or uint8 tensor [3, H, W]; left as it is.
+        short: wanted length of the shorter side in pixels.
+        long: most pixels of the longer side.
+
+    Returns:
+        uint8 [3, h, w] in memory of its own, laid out channels-last where the input was.
+    """
+    if isinstance(image, np.ndarray):
+        # torch has no read-only tensors; a memory-mapped image is copied rather than warned about.
+        image = torch.from_numpy(image if image.flags.writeable else image.copy()).permute(2, 0, 1)
+    size = resized_size(*image.shape[-2:], short, long)
+    if size == tuple(image.shape[-2:]):
+        return image.clone()
+    return functional.resize_image(image[None], list(size), antialias=True)[0]
+
+
+def resize_truth(truth: Truth, before: tuple[int, int], after: tuple[int, int]) -> Truth:
+    """The objects of an image whose (height, width) in pixels goes from `before` to `after`; segments are dropped."""
+    (h0, w0), (h1, w1) = before, after
+    factors = np.array([w1 / w0, h1 / h0, w1 / w0, h1 / h0], np.float64)
+    return replace(truth, boxes=(truth.boxes * factors).astype(np.float32), segments=[None] * len(truth.boxes))
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done at random to a training image; the default is the classic recipe, a flip (Girshick 2015, 2.3).
+
+    Applied in this order: IoU crop, zoom-out, resize, flips, photometric changes. Images without objects take part in
+    all but the IoU crop, which needs one to look at.
+
+    Attributes:
+        flip: probability of a left–right flip; 0 for text, digits and the like.
+        vertical_flip: probability of a top–bottom flip.
+        scale: the shorter side is multiplied by a factor from this range, one for each batch.
+        photometric: brightness, contrast and saturation are each multiplied by a factor from 1 − x … 1 + x.
+        iou_crop: probability of a crop that keeps enough of some object (Liu et al. 2016, SSD, section 2.2).
+        zoom_out: probability of a wider canvas around the image (SSD, section 3.6).
+        zoom_out_side: most times that canvas's sides are longer than the image's.
+        visible: an object of which a crop leaves a smaller share is ignored: neither hit nor miss.
+    """
+
+    flip: float = 0.5
+    vertical_flip: float = 0.0
+    scale: tuple[float, float] = (1.0, 1.0)
+    photometric: float = 0.0
+    iou_crop: float = 0.0
+    zoom_out: float = 0.0
+    zoom_out_side: float = 2.0
+    visible: float = 0.3
+
+    def __post_init__(self) -> None:
+        for name in ("flip", "vertical_flip", "photometric", "iou_crop", "zoom_out", "visible"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"augment.{name} = {getattr(self, name)}: expected a number from 0 to 1")
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
+            raise UserError(f"augment.scale = {self.scale}: expected two positive factors, the smaller first")
+        if not self.zoom_out_side >= 1:
+            raise UserError(f"augment.zoom_out_side = {self.zoom_out_side}: expected 1 or more")
+
+    @classmethod
+    def classic(cls) -> Self:
+        """The published recipes' only augmentation: a left–right flip of half the images."""
+        return cls()
+
+    @classmethod
+    def modern(cls) -> Self:
+        """Flip, scale and photometric jitter, and now and then a crop or a wider canvas."""
+        return cls(scale=(0.8, 1.2), photometric=0.3, iou_crop=0.2, zoom_out=0.1)
+
+    @classmethod
+    def none(cls) -> Self:
+        """Images as they are."""
+        return cls(flip=0.0)
+
+    def apply(self, image: np.ndarray, truth: Truth, *, short: int, long: int, seed: int) -> tuple[Tensor, Truth]:
+        """Augments and resizes one image; a pure function of its arguments.
+
+        Args:
+            image: uint8 [H, W, 3] RGB; left as it is.
+            truth: its objects, in pixels.
+            short: as of `resize`, the batch's scale factor included.
+            long: as of `resize`.
+            seed: of all random choices, such as `seeds.counter_seed(seed, step, position)`.
+
+        Returns:
+            uint8 [3, h, w] and the objects left in it, inside the image and at least `LEAST_SIDE` wide and high.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self._apply(image, truth, short, long)
+
+    def _apply(self, image: np.ndarray, truth: Truth, short: int, long: int) -> tuple[Tensor, Truth]:
+        """`apply` with the random state at hand."""
+        pixels = torch.from_numpy(image if image.flags.writeable else image.copy()).permute(2, 0, 1)
+        sample = _sample(pixels, torch.as_tensor(truth.boxes))
+        if _drawn(self.iou_crop):
+            sample, truth = self._cropped(sample, truth)
+        if _drawn(self.zoom_out):
+            sample = v2.RandomZoomOut(SURROUND, (1.0, self.zoom_out_side), p=1.0)(sample)
+
+        resized = resize(sample["image"].as_subclass(Tensor), short, long)  # [3, h, w]
+        sides = functional.resize(sample["boxes"], list(resized.shape[-2:]))
+        sample = {**sample, "image": tv_tensors.Image(resized), "boxes": sides}
+
+        sample = v2.Compose(
+            [
+                v2.RandomHorizontalFlip(self.flip),
+                v2.RandomVerticalFlip(self.vertical_flip),
+                v2.ColorJitter(*[self.photometric] * 3) if self.photometric else v2.Identity(),
+                v2.ClampBoundingBoxes(),
+                v2.SanitizeBoundingBoxes(LEAST_SIDE, labels_getter=lambda sample: sample["index"]),
+            ]
+        )(sample)
+        return sample["image"].as_subclass(Tensor), _left(truth, sample)
+
+    def _cropped(self, sample: dict[str, Any], truth: Truth) -> tuple[dict[str, Any], Truth]:
+        """The sample in a random window that overlaps some object enough; objects cut too far are ignored."""
+        sides = sample["boxes"].as_subclass(Tensor)  # [G, 4]
+        real = torch.as_tensor(~truth.ignore)
+        if not real.any():
+            return sample, truth
+        window = v2.RandomIoUCrop().make_params([sample["image"], tv_tensors.wrap(sides[real], like=sample["boxes"])])
+        if not window:
+            return sample, truth
+        window = [window[side] for side in ("top", "left", "height", "width")]
+        inside = functional.crop(sample["boxes"], *window)
+        share = box_ops.area(inside.as_subclass(Tensor)) / box_ops.area(sides)
+        cut = (share < self.visible).numpy()
+        sample = {**sample, "image": functional.crop(sample["image"], *window), "boxes": inside}
+        return sample, replace(truth, difficult=truth.difficult | cut)
+
+
+def _sample(pixels: Tensor, sides: Tensor) -> dict[str, Any]:
+    """Pixels [3, H, W] and boxes [G, 4] as torchvision's transforms take them, with an index [G] of the objects."""
+    canvas = tuple(pixels.shape[-2:])
+    boxes = tv_tensors.BoundingBoxes(sides.reshape(-1, 4), format="XYXY", canvas_size=canvas)
+    return {"image": tv_tensors.Image(pixels), "boxes": boxes, "index": torch.arange(len(boxes))}
+
+
+def _left(truth: Truth, sample: dict[str, Any]) -> Truth:
+    """The objects that an augmented sample still holds; their segments were not carried along."""
+    index = sample["index"].numpy()
+    return replace(
+        truth,
+        boxes=sample["boxes"].as_subclass(Tensor).numpy(),
+        labels=truth.labels[index],
+        difficult=truth.difficult[index],
+        crowd=truth.crowd[index],
+        segments=[None] * len(index),
+    )
+
+
+def _drawn(probability: float) -> bool:
+    """True with that probability; draws nothing where it is 0."""
+    return probability > 0 and bool(torch.rand(()) < probability)
