@@ -66,7 +66,7 @@ def test_boxes_outside_and_broken_ones_are_survived():
 
 
 def test_enlarging_scales_the_boxes_with_the_image():
-    picture = draw_boxes(GREY, np.array([[30, 60, 90, 100]]), np.array([0]), None, [""], enlarge=3)
+    picture = draw_boxes(GREY, np.array([[30, 60, 90, 100]]), np.array([0]), None, [""], scale=3)
     at = pixels(picture, class_colour(0))
     assert picture.size == (480, 360)
     assert np.flatnonzero(at.any(0))[-1] + 1 == 270

@@ -58,7 +58,7 @@ def draw_boxes(
     classes: Sequence[str],
     *,
     truth: tuple[np.ndarray, np.ndarray] | None = None,
-    enlarge: int = 1,
+    scale: float = 1.0,
 ) -> Image.Image:
     """The image with its boxes, each with the name of its class and its score where there is one.
 
@@ -69,7 +69,7 @@ def draw_boxes(
         scores: [N] or None.
         classes: names.
         truth: boxes [G, 4] and labels [G] of the ground truth, drawn dashed below the others.
-        enlarge: draw at this many times the size, so that labels stay legible on small images.
+        scale: draw at this many times the size, so that labels stay legible on small images.
     """
     marks = []
     if truth is not None:
@@ -77,19 +77,24 @@ def draw_boxes(
     for index, (box, label) in enumerate(zip(boxes, labels, strict=True)):
         score = "" if scores is None else f"  {scores[index]:.2f}"
         marks.append(Mark(box, f"{classes[int(label)]}{score}", class_colour(int(label))))
-    return draw_marks(image, marks, enlarge=enlarge)
+    return draw_marks(image, marks, scale=scale)
 
 
-def draw_marks(image: np.ndarray | Image.Image, marks: Sequence[Mark], *, enlarge: int = 1) -> Image.Image:
-    """The image uint8 [H, W, 3] or Pillow with marked boxes; small boxes over large ones, labels over all."""
+def draw_marks(image: np.ndarray | Image.Image, marks: Sequence[Mark], *, scale: float = 1.0) -> Image.Image:
+    """The image uint8 [H, W, 3] or Pillow with marked boxes; small boxes over large ones, labels over all.
+
+    `scale` as of `draw_boxes`; the marks are in pixels of the image as it came.
+    """
     picture = image.convert("RGB") if isinstance(image, Image.Image) else Image.fromarray(image)
-    picture = picture.resize((picture.width * enlarge, picture.height * enlarge), Image.Resampling.BICUBIC)
+    if scale != 1:
+        size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+        picture = picture.resize(size, Image.Resampling.BICUBIC)
     side = min(picture.size)
     line = max(2, round(side / 220))
     font = ImageFont.load_default(size=min(max(side / 30, 11), 44))
     draw = ImageDraw.Draw(picture)
     scaled = [
-        (tuple(float(v) * enlarge for v in mark.box), mark)
+        (tuple(float(v) * scale for v in mark.box), mark)
         for mark in marks
         if np.isfinite(np.asarray(mark.box, np.float64)).all()
     ]
