@@ -1,0 +1,18 @@
+"""Training: recipes, stages and the engine that takes a detector through them, resumable at every step."""
+
+from rcnn.training.presets import RECIPES
+from rcnn.training.recipe import Recipe, TrainSettings, read_recipe, resolve
+from rcnn.training.run import TrainingResult, train
+from rcnn.training.stages import SCHEMES, Stage
+
+__all__ = [
+    "RECIPES",
+    "SCHEMES",
+    "Recipe",
+    "Stage",
+    "TrainSettings",
+    "TrainingResult",
+    "read_recipe",
+    "resolve",
+    "train",
+]

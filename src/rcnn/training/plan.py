@@ -1,0 +1,120 @@
+"""What is said before training: the classes, the data, the stages, and what they will cost, measured by one step."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from rcnn.data import Dataset
+from rcnn.detectors import Detector
+from rcnn.structures import Batch
+from rcnn.training.progress import duration
+from rcnn.training.recipe import Recipe, StageRecord
+from rcnn.training.schedule import scaled_lr
+from rcnn.training.validation import total_loss
+
+# A first pass that was quicker than this is made once more: it spent part of its time on compiling kernels.
+SHORT = 10.0
+# An evaluated image passes forward twice, for its losses and its detections; a trained one costs three such passes.
+EVALUATION_COST = 2 / 3
+GIGA = 2**30
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one forward and backward pass took.
+
+    Attributes:
+        seconds: its time.
+        memory: bytes at the most, the optimiser's momentum included: on the GPU if there is one, else of the process.
+        loss: its loss.
+    """
+
+    seconds: float
+    memory: int
+    loss: float
+
+
+def try_step(model: Detector, batch: Batch) -> Cost:
+    """Makes one pass over `batch` forward and back, and leaves the model as it was."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    on_gpu = model.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(model.device)
+    model.train()
+    seconds = SHORT
+    for _ in range(2):
+        began = time.perf_counter()
+        generator = torch.Generator(device=model.device).manual_seed(0)
+        with model.autocast():
+            losses = model(batch.to(model.device), generator)
+        total = total_loss(losses)
+        total.backward()
+        loss = total.item()
+        model.zero_grad(set_to_none=True)
+        seconds = time.perf_counter() - began
+        if seconds > SHORT:
+            break
+    for name, buffer in model.named_buffers():
+        buffer.copy_(buffers[name])
+    momentum = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    return Cost(seconds, momentum + (torch.cuda.max_memory_allocated(model.device) if on_gpu else _peak()), loss)
+
+
+def _peak() -> int:
+    """The most memory in bytes that the process has held; 0 where the system does not say (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def describe(model: Detector, recipe: Recipe, train: Dataset, val: Dataset, images_per_step: int) -> list[str]:
+    """The lines about classes, data, model, stages and learning rate."""
+    settings = recipe.train
+    total = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    short, long = model.options.image_size
+    lines = [
+        f"{recipe.system} · recipe {recipe.recipe} · weights {recipe.weights or 'none (random start)'}"
+        f" · {total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M of them train · {model.device}",
+        f"{len(model.classes)} classes: {', '.join(model.classes)}",
+        f"data {recipe.data.path}: {len(train)} images to train on ({train.split}), {len(val)} to validate ({val.split});"
+        f" shorter side {short} px, longer at most {long}",
+        *dict.fromkeys(note for note in (train.note, val.note) if note),
+    ]
+    lr = scaled_lr(settings.lr, settings.lr_batch, images_per_step)
+    origin = f"{settings.lr:g} for {settings.lr_batch} images, scaled linearly" if settings.lr_batch else "as given"
+    lines.append(f"learning rate {lr:g} ({origin}) for {images_per_step} images a step, {settings.schedule} schedule")
+    return [*lines, *stages_table(recipe.stages)]
+
+
+def stages_table(stages: Sequence[StageRecord]) -> list[str]:
+    """The stages as aligned lines."""
+    rows = [("stage", "trains", "steps", "epochs", "lr")]
+    rows += [(s.name, " ".join(s.trains), str(s.steps), f"{s.epochs:g}", f"{s.lr:g}") for s in stages]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
+def estimate(cost: Cost, recipe: Recipe, val_images: int, steps_per_epoch: int, device: torch.device) -> str:
+    """The sentence about time and memory."""
+    train = recipe.train
+    steps = sum(stage.steps for stage in recipe.stages)
+    stretch = max(1, round(train.eval_every * steps_per_epoch)) if train.eval_every else steps
+    evaluations = sum(-(-stage.steps // stretch) for stage in recipe.stages)
+    training = steps * train.accumulate * cost.seconds
+    evaluating = evaluations * val_images * EVALUATION_COST * cost.seconds / train.batch_size
+    where = "on the GPU" if device.type == "cuda" else "of memory"
+    return (
+        f"about {duration(training + evaluating)} ({cost.seconds:.2f} s a forward and backward pass;"
+        f" {evaluations} evaluations take {duration(evaluating)}), {cost.memory / GIGA:.1f} GiB {where}"
+    )

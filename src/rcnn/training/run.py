@@ -1,0 +1,320 @@
+"""`rcnn.train`: from what the user asked for to a run folder.
+
+RUN holds `recipe.toml` (every setting), `metrics.csv` and `log.jsonl`, `best/` and `last/` (model folders) and `state/`
+(what `resume` goes on from).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rcnn import detectors
+from rcnn.data import Dataset, TrainLoader, open_dataset
+from rcnn.detectors import Detector, choose_device, to_mapping
+from rcnn.errors import UserError
+from rcnn.files import write_text
+from rcnn.training import plan, settings as reading
+from rcnn.training.engine import BEST, LAST, Engine
+from rcnn.training.interrupt import Stopped
+from rcnn.training.logs import read_metrics
+from rcnn.training.progress import Reporter, duration
+from rcnn.training.recipe import Recipe, differences, read_recipe, resolve
+from rcnn.training.schedule import scaled_lr
+from rcnn.training.stages import SCHEMES
+from rcnn.training.state import load_state
+from rcnn.training.validation import validate
+from rcnn.training.world import World, joined
+
+RECIPE = "recipe.toml"
+# What a resumed run may have otherwise than before: it changes nothing but speed.
+FREE = ("train.workers", "train.device", "train.checkpoint_every")
+# Argument of `train` → the setting that it names.
+FLAGS = {
+    **{name: name for name in ("system", "recipe", "scheme", "weights")},
+    **{"data": "data.path", "classes": "data.classes", "image_size": "model.image_size"},
+    **{
+        name: f"train.{name}"
+        for name in ("epochs", "steps", "batch_size", "lr", "workers", "device", "precision", "seed")
+    },
+}
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run came to.
+
+    Attributes:
+        run: the run folder.
+        best: the model folder with the highest mAP; `last`: that after the last step.
+        recipe: every setting.
+        metrics: the figures of the best evaluation, a row of `history`.
+        history: the rows of `metrics.csv`: losses, validation losses and mAP, an evaluation each.
+        seconds: time spent.
+    """
+
+    run: Path
+    best: Path
+    last: Path
+    recipe: Recipe
+    metrics: dict[str, Any]
+    history: list[dict[str, Any]]
+    seconds: float
+
+
+def train(
+    system: str | None = None,
+    data: str | Path | None = None,
+    *,
+    out: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+    recipe: str | None = None,
+    scheme: str | None = None,
+    epochs: float | None = None,
+    steps: int | None = None,
+    weights: str | Path | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    seed: int | None = None,
+    resume: bool = False,
+    config: str | Path | None = None,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    dry_run: bool = False,
+    quiet: bool = False,
+) -> TrainingResult | None:
+    """Trains a detector; what is None comes from `config`, or else from the recipe.
+
+    Args:
+        system: "SYSTEM/BACKBONE", such as "faster-rcnn/resnet18-fpn".
+        data: `digits`, or the place of a VOC, COCO or YOLO data set.
+        out: the run folder; None takes the next free `runs/SYSTEM-BACKBONE-N`.
+        classes: those to learn, in the order of their labels; None takes all.
+        recipe: "modern" or "classic".
+        scheme: "joint".
+        epochs: passes over the data of each trained stage; `steps`: optimiser steps instead.
+        weights: the backbone's first weights: a file, "imagenet", or "none" for a random start.
+        batch_size: images a forward pass.
+        lr: learning rate, used as it is; the recipe's own is scaled to the batch.
+        image_size: shorter side in pixels, or (shorter, longest).
+        workers: processes that load images.
+        device: "auto", "cpu", "cuda", "mps".
+        precision: "auto", "fp32", "bf16".
+        seed: of every random choice.
+        resume: goes on with the run in `out`, which keeps its recipe.
+        config: a TOML or YAML file of settings, such as another run's `recipe.toml`.
+        settings: further settings, {"train.ema": 0.999} or ["train.ema=0.999"]; they win over `config`.
+        dry_run: stops after the plan and one batch, and writes nothing.
+        quiet: says evaluations only.
+
+    Returns:
+        the result; None after a dry run.
+
+    Raises:
+        UserError: something asked for is unknown, missing or contradictory.
+        RCNNError: the loss is not finite, or the disk fails.
+        KeyboardInterrupt: Ctrl-C; the run can be resumed.
+    """
+    reporter = Reporter(quiet=quiet)
+    asked = [
+        *([reading.read_config(config)] if config else []),
+        *_assignments(settings),
+        flags(
+            system=system,
+            data=data,
+            out=out,
+            classes=classes,
+            recipe=recipe,
+            scheme=scheme,
+            epochs=epochs,
+            steps=steps,
+            weights=weights,
+            batch_size=batch_size,
+            lr=lr,
+            image_size=image_size,
+            workers=workers,
+            device=device,
+            precision=precision,
+            seed=seed,
+        ),
+    ]
+    if resume:
+        resolved, out = _resumed(out, asked)
+    else:
+        resolved = resolve(asked)
+    with joined(choose_device(resolved.train.device)) as (world, chosen):
+        reporter.silent = not world.first
+        run = Path(out) if out else world.gather(_next_free(resolved.system))[0]
+        if not resume:
+            _refuse_used(run)
+            world.gather(None)  # nobody makes the folder before everybody has looked
+        return _train(resolved, run, world, chosen, reporter, resume=resume, dry_run=dry_run)
+
+
+def flags(**given: Any) -> dict[str, Any]:
+    """The named arguments of `train` that are not None, as nested settings."""
+    layer: dict[str, Any] = {}
+    for name, value in given.items():
+        if value is None or name == "out":
+            continue
+        if name == "data" or (name == "weights" and value not in ("none", "imagenet")):
+            value = str(Path(value).resolve()) if Path(value).exists() else str(value)
+        if name == "image_size" and isinstance(value, int):
+            value = (value, value * 5 // 3)  # 600 and 1000 pixels of Girshick 2015, section 4.1
+        if name == "lr":
+            layer = reading.merged(layer, {"train": {"lr_batch": 0}})
+        layer = reading.merged(layer, reading.nested(FLAGS[name], value))
+    return layer
+
+
+def _assignments(settings: Mapping[str, Any] | Sequence[str]) -> list[Mapping[str, Any]]:
+    """Each further setting as a layer of its own, so that the later wins."""
+    if isinstance(settings, Mapping):
+        return [reading.nested(key, value) for key, value in settings.items()]
+    return [reading.parse_assignment(text) for text in settings]
+
+
+def _resumed(out: str | Path | None, asked: Sequence[Mapping[str, Any]]) -> tuple[Recipe, Path]:
+    """The recipe of the run in `out`; refuses settings other than it has."""
+    if out is None:
+        raise UserError("which run is to be resumed? expected --out with its folder")
+    run = Path(out)
+    if not (run / RECIPE).is_file():
+        raise UserError(f"'{run}' holds no run to resume: there is no {RECIPE} in it")
+    saved = read_recipe(run / RECIPE)
+    resolved = resolve([reading.read_config(run / RECIPE), *asked])
+    for key, before, now in differences(saved, resolved):
+        if key not in FREE:
+            raise UserError(
+                f"{key} = {now!r}: the run in '{run}' was started with {before!r}, which a resumed run keeps;"
+                " leave it out, or start a new run"
+            )
+    return resolved, run
+
+
+def _next_free(system: str) -> Path:
+    """The first of `runs/SYSTEM-BACKBONE-1`, `-2`, … that does not exist."""
+    number = 1
+    while (path := Path("runs") / f"{system.replace('/', '-')}-{number}").exists():
+        number += 1
+    return path
+
+
+def _refuse_used(run: Path) -> None:
+    """Refuses a run folder that holds something."""
+    if run.is_file():
+        raise UserError(f"'{run}' is a file where a run folder was expected")
+    if (run / RECIPE).exists():
+        raise UserError(f"'{run}' holds a run already; choose another --out, or add --resume to go on with it")
+    if run.exists() and any(run.iterdir()):
+        raise UserError(f"'{run}' is not empty; choose another --out")
+
+
+def _train(
+    recipe: Recipe, run: Path, world: World, device: torch.device, reporter: Reporter, *, resume: bool, dry_run: bool
+) -> TrainingResult | None:
+    """Builds everything that the recipe names, tells the plan, and trains."""
+    settings = recipe.train
+    reporter.say(f"run folder: {run}")
+    train_set, val_set, recipe = _open(recipe)
+    state = load_state(run) if resume else None
+    model, recipe = _build(recipe, device, trained_before=resume and state is not None)
+    images_per_step = settings.images_per_step * world.size
+    loader = _loader(recipe, model, train_set, world)
+    steps_per_epoch = math.ceil(loader.steps_per_epoch / settings.accumulate)
+    steps = settings.steps or max(1, round((settings.epochs or 0) * steps_per_epoch))
+    stages = SCHEMES[recipe.scheme](steps, scaled_lr(settings.lr, settings.lr_batch, images_per_step))
+    recipe = recipe.planned(stages, steps_per_epoch)
+    for line in plan.describe(model, recipe, train_set, val_set, images_per_step):
+        reporter.say(line)
+    if state is None:
+        cost = plan.try_step(model, next(loader.batches(0)))
+        told = plan.estimate(cost, recipe, len(val_set), steps_per_epoch, device)
+        reporter.say(f"estimate: {told}")
+        if dry_run:
+            reporter.say(f"dry run: one batch gave a loss of {cost.loss:.4f}; nothing was written")
+    if dry_run:
+        return None
+    if world.first and not resume:
+        write_text(run / RECIPE, recipe.to_toml())
+    world.gather(None)  # the folder is there
+    validation = partial(
+        validate, model, val_set, batch_size=settings.batch_size, workers=settings.workers, world=world
+    )
+    engine = Engine(
+        model,
+        settings,
+        stages,
+        steps_per_epoch,
+        loader,
+        validation,
+        run=run,
+        world=world,
+        reporter=reporter,
+        state=state,
+    )
+    try:
+        engine.train_all()
+    except Stopped:
+        reporter.result(f"stopped; `rcnn train --resume --out {run}` goes on with it")
+        raise
+    return _result(run, recipe, engine.progress.seconds, reporter)
+
+
+def _open(recipe: Recipe) -> tuple[Dataset, Dataset, Recipe]:
+    """The data to train on and to validate on, and the recipe with the classes."""
+    wanted = recipe.data
+    train_set = open_dataset(wanted.path, wanted.train, classes=wanted.classes)
+    classes = tuple(train_set.classes)
+    val_set = open_dataset(wanted.path, wanted.val, classes=classes)
+    return train_set, val_set, replace(recipe, data=replace(wanted, classes=classes))
+
+
+def _build(recipe: Recipe, device: torch.device, *, trained_before: bool) -> tuple[Detector, Recipe]:
+    """The model on its device, and the recipe with all of its options; a resumed one needs no first weights."""
+    torch.manual_seed(recipe.train.seed)
+    model = detectors.create(
+        recipe.system,
+        recipe.data.classes or (),
+        recipe=recipe.recipe,
+        weights=None if trained_before else recipe.weights,
+        settings=recipe.model,
+    )
+    model.precision = recipe.train.precision
+    return model.to(device), replace(recipe, system=model.system, model=to_mapping(model.options))
+
+
+def _loader(recipe: Recipe, model: Detector, dataset: Dataset, world: World) -> TrainLoader:
+    """The loader of this process's share of the training batches."""
+    short, long = model.options.image_size
+    return TrainLoader(
+        dataset,
+        short=short,
+        long=long,
+        batch_size=recipe.train.batch_size,
+        augmentation=recipe.augment,
+        seed=recipe.train.seed,
+        workers=recipe.train.workers,
+        rank=world.rank,
+        world=world.size,
+    )
+
+
+def _result(run: Path, recipe: Recipe, seconds: float, reporter: Reporter) -> TrainingResult:
+    """Reads the result of a finished run and says where it is."""
+    history = read_metrics(run)
+    best = max(history, key=lambda row: row["mAP"])
+    reporter.result(
+        f"trained in {duration(seconds)}; best mAP {best['mAP']:.4f} (AP50 {best['AP50']:.4f}) at step {best['step']};"
+        f" run folder: {run}"
+    )
+    return TrainingResult(run, run / BEST, run / LAST, recipe, best, history, seconds)

@@ -1,0 +1,63 @@
+"""The state of an unfinished run: all that its next step depends on, in one file that is replaced whole or not at all.
+
+Random numbers need no place in it: every draw's seed is a function of the run's seed and the step's number, so a
+resumed run draws what an uninterrupted one would have drawn.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rcnn.errors import RCNNError
+from rcnn.files import writing
+
+FILE = Path("state") / "state.pt"
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        stage: index of the stage that is under way.
+        step: optimiser steps done in it.
+        evaluated: step of the stage after which the last evaluation was made; −1 before the first.
+        best: highest mAP so far, −1 before the first evaluation.
+        best_step: step of that evaluation.
+        waited: evaluations since then.
+        seconds: time spent in training so far.
+    """
+
+    stage: int = 0
+    step: int = 0
+    evaluated: int = -1
+    best: float = -1.0
+    best_step: int = -1
+    waited: int = 0
+    seconds: float = 0.0
+
+
+def save_state(run: Path, state: dict[str, Any]) -> None:
+    """Writes the state beside the run's present one and puts it in that one's place once it is whole."""
+    with writing(run / FILE) as beside:
+        torch.save(state, beside)
+
+
+def load_state(run: Path) -> dict[str, Any] | None:
+    """The run's state, on the CPU; None where the run was stopped before its first.
+
+    Raises:
+        RCNNError: the file is damaged.
+    """
+    if not (run / FILE).exists():
+        return None
+    try:
+        return torch.load(run / FILE, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise RCNNError(f"'{run / FILE}' is damaged, so the run cannot be resumed: {first}") from error
