@@ -171,9 +171,7 @@ def _shared_out(targets: np.ndarray) -> dict[str, list[np.ndarray]]:
     return pools
 
 
-def _page(
-    draws: Draws, glyphs: np.ndarray, pools: list[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray, list[int]]:
+def _page(draws: Draws, glyphs: np.ndarray, pools: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """One image [H, W, 3], its instances [H, W] and the sources of its digits, in the order of writing."""
     canvas = sheet(draws)
     instances = np.zeros((HEIGHT, WIDTH), np.uint8)
@@ -183,9 +181,8 @@ def _page(
         source = int(pool[draws.integer(0, len(pool) - 1)])
         smooth = field(glyphs[source])
         overlapping = draws.chance(15)
-        for attempt in range(30):
-            # A digit that finds no room is tried at other sizes, then left out.
-            coverage = ink(smooth, _shape(draws)) if attempt % 5 == 0 else coverage
+        for _ in range(6):  # a digit that finds no room is tried in other shapes, then left out
+            coverage = ink(smooth, _shape(draws))
             place = _place(draws, coverage, instances, overlapping)
             if place is not None:
                 written.append(source)
@@ -206,32 +203,35 @@ def _shape(draws: Draws) -> Shape:
     )
 
 
-def _place(
-    draws: Draws, coverage: np.ndarray, instances: np.ndarray, overlapping: bool
-) -> tuple[slice, slice] | None:
-    """Where the ink of coverage [h, w] may go on the sheet of instances [H, W], or None where the draw is no good.
+def _place(draws: Draws, coverage: np.ndarray, instances: np.ndarray, overlapping: bool) -> tuple[slice, slice] | None:
+    """Where the ink of coverage [h, w] may go on the sheet of instances [H, W]; None where five draws find no room.
 
     Digits keep apart from each other's ink, or, where `overlapping`, leave enough of each other to be seen.
     """
     h, w = coverage.shape
-    y, x = draws.integer(0, HEIGHT - h), draws.integer(0, WIDTH - w)
-    place = slice(y, y + h), slice(x, x + w)
-    under = instances[place]
-    covered = under[coverage >= 128]
-    if not overlapping:
-        return None if under.any() else place
-    if not covered.any():
-        return None
-    for k in np.unique(covered[covered > 0]):
+    for _ in range(5):
+        y, x = draws.integer(0, HEIGHT - h), draws.integer(0, WIDTH - w)
+        place = slice(y, y + h), slice(x, x + w)
+        if not overlapping and not instances[place].any():
+            return place
+        if overlapping and _overlaps_fairly(instances, place, coverage >= 128):
+            return place
+    return None
+
+
+def _overlaps_fairly(instances: np.ndarray, place: tuple[slice, slice], solid: np.ndarray) -> bool:
+    """Whether ink [h, w] at `place` on instances [H, W] covers some of another digit, yet none too much."""
+    covered = np.unique(instances[place][solid])
+    for k in covered[covered > 0]:
         digit = instances == k
         before = np.count_nonzero(digit)
-        digit[place] &= coverage < 128
+        digit[place] &= ~solid
         if np.count_nonzero(digit) * 100 < before * LEAST_VISIBLE:
-            return None
+            return False
         y1, x1, y2, x2 = bounds(digit)
         if max(y2 - y1, x2 - x1) < SHORTEST:
-            return None
-    return place
+            return False
+    return bool(covered.any())
 
 
 def _inked(draws: Draws, paper: np.ndarray, coverage: np.ndarray) -> np.ndarray:

@@ -87,20 +87,16 @@ def ink(source_field: np.ndarray, shape: Shape) -> np.ndarray:
 
 @cache
 def _interpolation() -> np.ndarray:
-    """Cubic weights [192, 12] times 12·32³: the mean of Catmull–Rom (keeps strokes) and B-spline (keeps them smooth)."""
+    """Cubic weights [192, 12] times 12·32³: the mean of Catmull–Rom, which keeps strokes, and the smoother B-spline."""
     weights = np.zeros((SIDE, SIDE // UPSCALING))
     for position in range(SIDE):
         twice = 2 * position + 1 - UPSCALING  # 32 times the distance from the first cell's centre
         cell, t = divmod(twice, 2 * UPSCALING)
         one = 2 * UPSCALING
         s = one - t
+        near = 2 * one**3 - 5 * t * t * one + 3 * t**3, 2 * one**3 - 5 * s * s * one + 3 * s**3
         spline = (s**3, 4 * one**3 - 6 * t * t * one + 3 * t**3, 4 * one**3 - 6 * s * s * one + 3 * s**3, t**3)
-        catmull = (
-            -t * s * s,
-            2 * one**3 - 5 * t * t * one + 3 * t**3,
-            2 * one**3 - 5 * s * s * one + 3 * s**3,
-            -s * t * t,
-        )
+        catmull = (-t * s * s, *near, -s * t * t)
         for offset in range(4):
             column = cell - 1 + offset
             if 0 <= column < weights.shape[1]:

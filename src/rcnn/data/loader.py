@@ -138,13 +138,8 @@ class _TrainingSteps(TorchDataset):
         world: int,
     ) -> None:
         self.dataset, self.short, self.long = dataset, short, long
-        self.batch_size, self.augmentation, self.seed, self.rank, self.world = (
-            batch_size,
-            augmentation,
-            seed,
-            rank,
-            world,
-        )
+        self.batch_size, self.rank, self.world = batch_size, rank, world
+        self.augmentation, self.seed = augmentation, seed
         self.tall = np.array([height > width for height, width in map(dataset.size, range(len(dataset)))])
         self._plan: tuple[int, np.ndarray] = (-1, np.empty(0))
 
@@ -243,7 +238,8 @@ def _options(workers: int, pin_memory: bool | None, context: str | None) -> dict
 
 def _results(steps: TorchDataset, order: Any, options: dict[str, Any]) -> Iterator[Any]:
     """What `steps` makes of each number of `order`, made ahead by workers; errors are raised here."""
-    for made in DataLoader(steps, batch_size=None, sampler=order, **options):
+    # A generator of its own: the loader would draw from torch's global one, and shift what the training draws.
+    for made in DataLoader(steps, batch_size=None, sampler=order, generator=torch.Generator(), **options):
         if isinstance(made, RCNNError):
             raise made
         yield made

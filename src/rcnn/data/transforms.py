@@ -146,6 +146,8 @@ class Augmentation:
             sample = v2.RandomZoomOut(SURROUND, (1.0, self.zoom_out_side), p=1.0)(sample)
 
         resized = resize(sample["image"].as_subclass(Tensor), short, long)  # [3, h, w]
+        if self.photometric:
+            resized = resized.contiguous()  # colour arithmetic is several times slower channels-last
         sides = functional.resize(sample["boxes"], list(resized.shape[-2:]))
         sample = {**sample, "image": tv_tensors.Image(resized), "boxes": sides}
 
