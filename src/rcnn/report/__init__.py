@@ -1,0 +1,7 @@
+"""Reports that a person reads in a browser: one file, nothing loaded from elsewhere."""
+
+from __future__ import annotations
+
+from rcnn.report.run_report import Sample, write_run_report
+
+__all__ = ["Sample", "write_run_report"]
