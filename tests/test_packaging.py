@@ -83,4 +83,4 @@ def test_the_wheel_is_pure_and_carries_every_data_file(tmp_path):
     assert wheel.name.endswith("-py3-none-any.whl")
     inside = set(zipfile.ZipFile(wheel).namelist())
     assert "rcnn/py.typed" in inside
-    assert {str(path.relative_to(copy / "src")) for path in copy.glob("src/**/*") if path.is_file()} <= inside
+    assert {str(path.relative_to(copy / "src")) for path in copy.glob("src/rcnn/**/*") if path.is_file()} <= inside

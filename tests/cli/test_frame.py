@@ -174,6 +174,32 @@ def test_a_commands_own_code_is_the_exit_code(fake):
     assert cli.main(["fake"]) == 1
 
 
+def test_progress_off_a_terminal_is_a_line_each_tenth_and_quiet_drops_it(fake, capsys):
+    def command() -> None:
+        """Works in steps of 8, as batches come."""
+        with cli.progress("working", 200) as done:
+            for count in range(8, 201, 8):
+                done(count)
+
+    fake(command)
+    assert cli.main(["fake"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10
+    assert (lines[0], lines[-1]) == ("working: 24 of 200", "working: 200 of 200")
+    assert cli.main(["fake", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_on_a_terminal_is_a_bar(monkeypatch, capsys):
+    monkeypatch.setattr("rcnn.cli.output._is_quiet", False)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    with cli.progress("working", 2) as done:
+        done(2)
+    assert "2/2" in capsys.readouterr().err
+
+
 def test_json_goes_to_a_file_or_to_standard_output(tmp_path, capsys):
     cli.write_json(tmp_path / "deep" / "x.json", {"a": [1, "×"]})
     assert (tmp_path / "deep" / "x.json").read_text(encoding="utf-8") == '{\n  "a": [\n    1,\n    "×"\n  ]\n}\n'

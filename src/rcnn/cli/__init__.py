@@ -8,6 +8,8 @@ the standard library at its top and everything else inside the function, so that
         \"\"\"First paragraph: what `rcnn eval --help` says.\"\"\"
         from rcnn import detectors
         cli.say(f"reading {model}")                # progress talk: dropped by --quiet
+        with cli.progress("reading", 9) as done:   # a bar on a terminal, lines elsewhere, nothing for --quiet
+            done(1)
         cli.console().print(table)                 # results: always, on standard output
         cli.write_json(json, result)               # to a file, or '-' for standard output
         raise UserError("one sentence")            # exit 2; RCNNError exits 1; typer.Exit(1) exits in silence
@@ -27,7 +29,7 @@ import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rcnn.cli.output import console, progress_console, quiet, say, set_quiet, write_json
+from rcnn.cli.output import console, progress, progress_console, quiet, say, set_quiet, write_json
 from rcnn.errors import RCNNError, UserError, nearest
 from rcnn.files import telling
 from rcnn.process import tune_process
@@ -35,7 +37,7 @@ from rcnn.process import tune_process
 if TYPE_CHECKING:
     import typer
 
-__all__ = ["COMMANDS", "console", "main", "progress_console", "quiet", "say", "write_json"]
+__all__ = ["COMMANDS", "console", "main", "progress", "progress_console", "quiet", "say", "write_json"]
 
 COMMANDS = {
     "demo": "Train, evaluate and report on the embedded digits, in minutes on two cores.",

@@ -234,12 +234,11 @@ def kernels() -> Iterator[Finding]:
         reason = f"numba does not load ({_first_line(error)}); slower kernels in torch are used"
         yield Finding("CPU kernels", reason, "note", "pip install --upgrade numba")
         return
-    folders = [Path(numba.config.CACHE_DIR)] if numba.config.CACHE_DIR else _numba_folders()
-    writable = [folder for folder in folders if _is_writable(folder)]
-    if writable:
-        yield Finding("CPU kernels", f"numba {numba.__version__}, compiled kernels are kept in {writable[0]}")
+    folder = kernel_folder()
+    if _is_writable(folder):
+        yield Finding("CPU kernels", f"numba {numba.__version__}, compiled kernels are kept in {folder}")
     else:
-        reason = f"numba {numba.__version__} cannot keep compiled kernels in {folders[0]}: each start compiles again"
+        reason = f"numba {numba.__version__} cannot keep compiled kernels in {folder}: each start compiles again"
         yield Finding("CPU kernels", reason, "note", "export NUMBA_CACHE_DIR=FOLDER, one that you may write to")
 
 
@@ -282,9 +281,10 @@ def pictures() -> Iterator[Finding]:
 
 def caches() -> Iterator[Finding]:
     """Folders that grow, with their sizes; all of them can be deleted at any time."""
-    places = {"matplotlib": Path(os.environ.get("MPLCONFIGDIR") or _user_cache() / "matplotlib")}
-    places |= {f"rcnn ({folder.name})": folder for folder in sorted((_user_cache() / "rcnn").glob("*/"))}
-    places |= {f"numba ({folder.parent.name})": folder for folder in _numba_folders()[:1]}
+    from rcnn.data.cache import cache_folder
+
+    places = {"numba": kernel_folder(), "matplotlib": _user_cache() / "matplotlib"}
+    places |= {f"rcnn {folder.name}": folder for folder in sorted(cache_folder().glob("*/"))}
     for name, folder in places.items():
         if folder.is_dir():
             size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
@@ -296,11 +296,14 @@ def _user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
-def _numba_folders() -> list[Path]:
-    """Where numba keeps compiled kernels: beside the module, else in the user's cache."""
+def kernel_folder() -> Path:
+    """Where numba keeps compiled kernels: NUMBA_CACHE_DIR, else beside their module, else in the user's cache."""
     from rcnn import __file__ as place
 
-    return [Path(place).parent / "kernels" / "__pycache__", _user_cache() / "numba"]
+    if own := os.environ.get("NUMBA_CACHE_DIR"):
+        return Path(own)
+    beside = Path(place).parent / "kernels" / "cpu" / "__pycache__"
+    return beside if _is_writable(beside) else _user_cache() / "numba"
 
 
 def _is_writable(folder: Path) -> bool:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,3 +66,29 @@ def write_json(target: str | Path, value: Any) -> None:
         print(text)
     else:
         write_text(target, text + "\n")
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Shows how far `what` has come: a bar on terminals, a line at each tenth elsewhere, nothing under `--quiet`.
+
+    Gives a function to be called with the number of items that are done, of `total`.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = progress_console()
+    if console.is_terminal:
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda done: bar.update(task, completed=done)
+    else:
+        told = 0
+
+        def tell(done: int) -> None:
+            nonlocal told
+            if 10 * done // max(total, 1) > told:
+                told = 10 * done // max(total, 1)
+                say(f"{what}: {done} of {total}")
+
+        yield tell
