@@ -1,7 +1,8 @@
 """What digits are written on: textured backgrounds and marks that are not digits, in integer arithmetic only.
 
 A texture is a tone field [H, W] in 0–255 that mixes two colours. Marks are drawn over it with soft edges, as ink is, so
-that no detector can tell a digit by its edge alone. Letters: H W image height and width.
+that no detector can tell a digit by its edge alone. Fields are int16, in which 255 · 128 still fits: shares are in
+1/128. Letters: H W image height and width.
 """
 
 from __future__ import annotations
@@ -19,106 +20,105 @@ _X = np.arange(WIDTH, dtype=np.int32)[None, :]
 
 
 def sheet(draws: Draws) -> np.ndarray:
-    """A background with marks and grain: int32 [3, H, W] in 0–255."""
+    """A background with marks and grain: int16 [3, H, W] in 0–255."""
     first = muted(draws, 30, 225)
     contrast = draws.integer(20, 80)
-    second = np.clip(first + [draws.integer(-contrast, contrast) for _ in range(3)], 0, 255).astype(np.int32)
+    second = np.clip(first + [draws.integer(-contrast, contrast) for _ in range(3)], 0, 255).astype(np.int16)
     canvas = blend(np.tile(first[:, None, None], (HEIGHT, WIDTH)), second, draws.pick(TEXTURES)(draws))
     if draws.chance(50):  # uneven light
-        canvas = canvas * (288 - (_clouds(draws, 160, 96) * draws.integer(0, 96) >> 8)) >> 8
+        canvas = canvas * (128 - (_clouds(draws, 160, 96) * draws.integer(0, 48) >> 8)) >> 7
     for _ in range(draws.integer(0, 6)):
-        canvas = blend(canvas, muted(draws, 0, 255), draws.pick(MARKS)(draws) * draws.integer(50, 100) // 100)
+        canvas = blend(canvas, muted(draws, 0, 255), draws.pick(MARKS)(draws) * draws.integer(64, 128) >> 7)
     grain = draws.integer(2, 24)
-    noise = draws.bytes(3 if draws.chance(50) else 1, HEIGHT, WIDTH).astype(np.int32)
+    noise = draws.bytes(3 if draws.chance(50) else 1, HEIGHT, WIDTH).astype(np.int16)
     return np.clip(canvas + ((noise - 128) * grain >> 8), 0, 255)
 
 
 def muted(draws: Draws, low: int, high: int) -> np.ndarray:
-    """A colour of brightness low … high, more often dull than vivid, as paper and ink are: int32 [3]."""
+    """A colour of brightness low … high, more often dull than vivid, as paper and ink are: int16 [3]."""
     grey, vivid = draws.integer(low, high), draws.reciprocal(8, 80)
-    return np.clip([grey + draws.integer(-vivid, vivid) for _ in range(3)], 0, 255).astype(np.int32)
+    return np.clip([grey + draws.integer(-vivid, vivid) for _ in range(3)], 0, 255).astype(np.int16)
 
 
 def blend(canvas: np.ndarray, colour: np.ndarray, coverage: np.ndarray) -> np.ndarray:
-    """Lays `colour` [3] over canvas [3, h, w] where coverage [h, w] is 0–255: int32 [3, h, w]."""
-    share = coverage + (coverage >> 7)  # 0–256
-    return canvas + ((colour[:, None, None] - canvas) * share >> 8)
+    """Lays `colour` [3] over canvas [3, h, w] where coverage [h, w] is 0–255: int16 [3, h, w]."""
+    share = (coverage + 1).astype(np.int16) >> 1  # 0–128
+    return canvas + ((colour[:, None, None] - canvas) * share >> 7)
 
 
 def _lattice(draws: Draws, cell: int) -> np.ndarray:
-    """Random tones every `cell` pixels, smoothly joined (value noise): int32 [H, W] in 0–255."""
-    tones = draws.bytes(HEIGHT // cell + 2, WIDTH // cell + 2).astype(np.int32)
+    """Random tones every `cell` pixels, smoothly joined (value noise): int16 [H, W] in 0–255."""
+    tones = draws.bytes(HEIGHT // cell + 2, WIDTH // cell + 2).astype(np.int16)
 
     def join(values: np.ndarray, position: np.ndarray) -> np.ndarray:
-        index, part = position // cell, position % cell * 256 // cell
-        part = part * part * (768 - 2 * part) >> 16  # smoothstep
-        return values[index] + ((values[index + 1] - values[index]) * part[:, None] >> 8)
+        index, part = position // cell, position % cell * 128 // cell
+        part = (part * part * (384 - 2 * part) >> 14).astype(np.int16)  # smoothstep, 0–128
+        steps = np.diff(values, axis=0)
+        return values[index] + (steps[index] * part[:, None] >> 7)
 
     return join(join(tones, _Y[:, 0]).T, _X[0]).T
 
 
 def _clouds(draws: Draws, *cells: int) -> np.ndarray:
-    """Value noise of several cell sizes, the first the strongest: int32 [H, W] in 0–255."""
-    total, weights = np.zeros((HEIGHT, WIDTH), np.int32), 0
-    for order, cell in enumerate(cells):
-        weight = 2 ** (len(cells) - order)
-        total += weight * _lattice(draws, cell)
-        weights += weight
-    return total // weights
+    """Value noise of several cell sizes, each twice as strong as the next: int16 [H, W] in 0–255."""
+    total = _lattice(draws, cells[-1])
+    for cell in reversed(cells[:-1]):
+        total = (total + _lattice(draws, cell)) >> 1
+    return total
 
 
 def _wave(draws: Draws, shortest: int, longest: int) -> np.ndarray:
-    """Parallel stripes of any direction and a triangular profile: int32 [H, W] in 0–255."""
+    """Parallel stripes of any direction and a triangular profile: int16 [H, W] in 0–255."""
     a, b = draws.integer(-8, 8), draws.integer(1, 8)
     period = draws.integer(shortest, longest) * isqrt(a * a + b * b)
     phase = (a * _X + b * _Y + draws.integer(0, period)) % period
-    return np.abs(phase * 510 // period - 255)
+    return np.abs(phase * 510 // period - 255).astype(np.int16)
 
 
 def _cut(tone: np.ndarray, at: int, gain: int) -> np.ndarray:
-    """Hardens a tone field [H, W] around `at` by `gain`: int32 [H, W] in 0–255."""
+    """Hardens a tone field [H, W] around `at` by `gain`: int16 [H, W] in 0–255."""
     return np.clip((tone - at) * gain + 128, 0, 255)
 
 
 def _plain(draws: Draws) -> np.ndarray:
-    """A straight change of tone from one side to the other: int32 [H, W]."""
+    """A straight change of tone from one side to the other: int16 [H, W]."""
     a, b = draws.integer(-4, 4), draws.integer(1, 4)
     ramp = a * _X + b * _Y
-    return (ramp - ramp.min()) * 255 // int(ramp.max() - ramp.min())
+    return ((ramp - ramp.min()) * 255 // int(ramp.max() - ramp.min())).astype(np.int16)
 
 
 def _fog(draws: Draws) -> np.ndarray:
-    """Noise from broad to fine: int32 [H, W]."""
+    """Noise from broad to fine: int16 [H, W]."""
     return _clouds(draws, 96, 40, 16, 6)
 
 
 def _speckle(draws: Draws) -> np.ndarray:
-    """Noise of a few pixels: int32 [H, W]."""
+    """Noise of a few pixels: int16 [H, W]."""
     return _clouds(draws, draws.integer(2, 5), draws.integer(6, 24))
 
 
 def _blotches(draws: Draws) -> np.ndarray:
-    """Stains with edges: int32 [H, W]."""
+    """Stains with edges: int16 [H, W]."""
     return _cut(_clouds(draws, draws.integer(24, 80), 12), draws.integer(100, 156), draws.integer(2, 8))
 
 
 def _stripes(draws: Draws) -> np.ndarray:
-    """Soft or hard stripes: int32 [H, W]."""
+    """Soft or hard stripes: int16 [H, W]."""
     return _cut(_wave(draws, 8, 60), 128, draws.integer(1, 6))
 
 
 def _ruled(draws: Draws) -> np.ndarray:
-    """Ruled or squared paper: int32 [H, W]."""
+    """Ruled or squared paper: int16 [H, W]."""
     step, thick = draws.integer(12, 40), draws.integer(1, 2)
     lines = np.broadcast_to((_Y + draws.integer(0, step)) % step < thick, (HEIGHT, WIDTH))
     if draws.chance(60):
         lines = lines | ((_X + draws.integer(0, step)) % step < thick)
-    return np.maximum(lines * np.int32(255), _fog(draws) // 3)
+    return np.maximum(lines * np.int16(255), _fog(draws) >> 2)
 
 
 def _weave(draws: Draws) -> np.ndarray:
-    """Two sets of stripes across each other: int32 [H, W]."""
-    return _cut((_wave(draws, 6, 40) + _wave(draws, 6, 40)) // 2, 128, draws.integer(1, 3))
+    """Two sets of stripes across each other: int16 [H, W]."""
+    return _cut((_wave(draws, 6, 40) + _wave(draws, 6, 40)) >> 1, 128, draws.integer(1, 3))
 
 
 TEXTURES: tuple[Callable[[Draws], np.ndarray], ...] = (_plain, _fog, _speckle, _blotches, _stripes, _ruled, _weave)
@@ -142,8 +142,8 @@ def _segment(coverage: np.ndarray, start: tuple[int, int], end: tuple[int, int],
 
 
 def _curve(draws: Draws) -> np.ndarray:
-    """A long bent stroke (quadratic Bézier) across the sheet: int32 [H, W]."""
-    coverage = np.zeros((HEIGHT, WIDTH), np.int32)
+    """A long bent stroke (quadratic Bézier) across the sheet: int16 [H, W]."""
+    coverage = np.zeros((HEIGHT, WIDTH), np.int16)
     points = [(draws.integer(-40, WIDTH + 40), draws.integer(-40, HEIGHT + 40)) for _ in range(3)]
     radius, pieces = draws.integer(1, 5), 12
 
@@ -158,8 +158,8 @@ def _curve(draws: Draws) -> np.ndarray:
 
 
 def _zigzag(draws: Draws) -> np.ndarray:
-    """A scribble of five strokes to and fro, of a digit's size: int32 [H, W]."""
-    coverage = np.zeros((HEIGHT, WIDTH), np.int32)
+    """A scribble of five strokes to and fro, of a digit's size: int16 [H, W]."""
+    coverage = np.zeros((HEIGHT, WIDTH), np.int16)
     size, radius = draws.reciprocal(14, 50), draws.integer(2, 6)
     x, y = draws.integer(0, WIDTH), draws.integer(0, HEIGHT)
     for k in range(5):
@@ -170,8 +170,8 @@ def _zigzag(draws: Draws) -> np.ndarray:
 
 
 def _cross(draws: Draws) -> np.ndarray:
-    """Two strokes through one point: int32 [H, W]."""
-    coverage = np.zeros((HEIGHT, WIDTH), np.int32)
+    """Two strokes through one point: int16 [H, W]."""
+    coverage = np.zeros((HEIGHT, WIDTH), np.int16)
     x, y, radius = draws.integer(0, WIDTH), draws.integer(0, HEIGHT), draws.integer(2, 7)
     a, b = draws.reciprocal(8, 40), draws.integer(-12, 12)
     _segment(coverage, (x - a, y - b), (x + a, y + b), radius)
@@ -180,18 +180,18 @@ def _cross(draws: Draws) -> np.ndarray:
 
 
 def _patch(draws: Draws) -> np.ndarray:
-    """A filled, turned rectangle: int32 [H, W]."""
+    """A filled, turned rectangle: int16 [H, W]."""
     x, y = draws.integer(0, WIDTH), draws.integer(0, HEIGHT)
     a, b = draws.integer(-8, 8), draws.integer(1, 8)
     unit = isqrt((a * a + b * b) * 4096)  # 64 times the length of (a, b)
     along, across = ((_X - x) * a + (_Y - y) * b) * 4096 // unit, ((_X - x) * b - (_Y - y) * a) * 4096 // unit
     inside = np.minimum(draws.integer(6, 45) * 64 - np.abs(along), draws.integer(6, 45) * 64 - np.abs(across))
-    return np.clip(128 + inside * 170 // 64, 0, 255)
+    return np.clip(128 + inside * 170 // 64, 0, 255).astype(np.int16)
 
 
 def _dots(draws: Draws) -> np.ndarray:
-    """A handful of spots: int32 [H, W]."""
-    coverage = np.zeros((HEIGHT, WIDTH), np.int32)
+    """A handful of spots: int16 [H, W]."""
+    coverage = np.zeros((HEIGHT, WIDTH), np.int16)
     for _ in range(draws.integer(2, 8)):
         spot = draws.integer(0, WIDTH), draws.integer(0, HEIGHT)
         _segment(coverage, spot, spot, draws.reciprocal(3, 24))
