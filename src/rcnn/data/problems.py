@@ -6,7 +6,8 @@ G are the ground-truth objects of all images together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -17,6 +18,15 @@ from rcnn.errors import UserError
 # A box may pass the image's edge by this much, as rounding and 0-based VOC files make it do; it is cut and counted.
 OVERSHOOT = 1.0
 _ROUNDING = 0.01  # less than this is cut without a word
+
+
+# Given a number of items, a context whose function is told how many are done: `rcnn.cli.progress`, for one.
+Progress = Callable[[int], AbstractContextManager[Callable[[int], object]]]
+
+
+def silent(total: int) -> AbstractContextManager[Callable[[int], object]]:
+    """A `Progress` that shows nothing."""
+    return nullcontext(lambda done: None)
 
 
 @dataclass(frozen=True)
