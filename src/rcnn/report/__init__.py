@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rcnn.report.finished import report_run
 from rcnn.report.run_report import Sample, write_run_report
 
-__all__ = ["Sample", "write_run_report"]
+__all__ = ["Sample", "report_run", "write_run_report"]

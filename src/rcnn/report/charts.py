@@ -30,27 +30,25 @@ class Series:
 
 
 def line_chart(
-    series: Sequence[Series], *, title: str, x_label: str, y_label: str, y_limits: tuple[float, float] | None = None
+    series: Sequence[Series], *, title: str, x_label: str, y_limits: tuple[float, float] | None = None
 ) -> Markup:
     """An SVG of lines over common axes, as markup for the page; empty where no series has a point.
 
     Args:
         series: drawn in this order, the last on top.
         title: what the chart shows, for those who cannot see it.
-        x_label: below the axis.
-        y_label: above the axis.
+        x_label: what x counts, from 0 on.
         y_limits: from and to; found from the lines where None, and lines are cut at it.
     """
     shown = [_thinned(s) for s in series if len(s.x)]
     if not shown:
         return Markup("")
-    left = min(float(s.x.min()) for s in shown)
-    right = max(float(s.x.max()) for s in shown)
+    left, right = 0.0, max(float(s.x.max()) for s in shown)
     low, high = y_limits or (0.0, max(float(s.y.max()) for s in shown) * 1.05 or 1.0)
     x_ticks, y_ticks = ticks(left, right), ticks(low, high)
 
     def across(x: float) -> float:
-        return LEFT + (x - left) / ((right - left) or 1.0) * (WIDTH - LEFT - RIGHT)
+        return LEFT + (x - left) / (right - left or 1.0) * (WIDTH - LEFT - RIGHT)
 
     def down(y: float) -> float:
         return HEIGHT - BOTTOM - (min(max(y, low), high) - low) / ((high - low) or 1.0) * (HEIGHT - TOP - BOTTOM)
@@ -70,7 +68,6 @@ def line_chart(
     parts.append(Markup('<text class="axis" x="{}" y="{}" text-anchor="end">{}</text>').format(
         WIDTH - RIGHT, HEIGHT - 4, x_label
     ))  # fmt: skip
-    parts.append(Markup('<text class="axis" x="{}" y="{}">{}</text>').format(LEFT, HEIGHT - 4, y_label))
     for s in shown:
         points = [(across(x), down(y)) for x, y in zip(s.x.tolist(), s.y.tolist(), strict=True)]
         path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)

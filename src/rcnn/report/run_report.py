@@ -10,6 +10,7 @@ import base64
 import io
 import math
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -100,8 +101,7 @@ def write_run_report(
     from rcnn.report.plots import write_plots
 
     page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    page.filters["figure"] = lambda value: "–" if value is None or math.isnan(value) else f"{value:.3f}"
-    page.filters["count"] = lambda value: f"{value:,}"
+    page.filters.update(figure=_figure, count="{:,}".format)
     template = page.from_string((files("rcnn.report") / "templates" / "run.html").read_text(encoding="utf-8"))
     worst, best = _choose(samples, curves)
     text = template.render(
@@ -149,9 +149,9 @@ def _training_charts(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
     ]
     rows = []
     for title, series, limits in charts:
-        svg = line_chart(series, title=title, x_label="step", y_label="", y_limits=limits)
+        svg = line_chart(series, title=title, x_label="step", y_limits=limits)
         if svg:
-            named = [s for s in series if len(s.x) and s.style != "faint"]
+            named = [s for s in series if len(s.x)]
             rows.append({"title": title, "svg": svg, "legend": named if len(named) > 1 else []})
     return rows
 
@@ -164,7 +164,7 @@ def _precision_recall_chart(curves: Curves) -> str:
     ]
     if lines:
         lines.append(Series("mean of the classes", RECALL_LEVELS, curves.mean, "accent"))
-    return line_chart(lines, title="Precision over recall", x_label="recall", y_label="precision", y_limits=(0.0, 1.0))
+    return line_chart(lines, title="Precision over recall", x_label="recall", y_limits=(0.0, 1.0))
 
 
 def _matrix(curves: Curves) -> dict[str, Any]:
@@ -214,12 +214,13 @@ def _picture(sample: Sample, outcome: Outcome, result: Result) -> dict[str, str]
 
 
 def describe(sample: Sample, outcome: Outcome, names: Sequence[str]) -> str:
-    """What happened in an image, in words: `3 of 5 found; missed: dog, cat; a cat taken for a dog (0.93)`."""
+    """What happened in an image, in words: `3 of 6 found; missed: dog ×2; wrong class: cat taken for dog (0.93)`."""
     truth, prediction = sample.truth, sample.prediction
     asked = int((~truth.ignore).sum())
     phrases = [f"{outcome.correct} of {asked} found" if asked else "nothing to find"]
     if len(outcome.missed):
-        phrases.append("missed: " + _listed([names[truth.labels[i]] for i in outcome.missed]))
+        missed = Counter(names[truth.labels[i]] for i in outcome.missed)
+        phrases.append("missed: " + _listed([f"{name} ×{n}" if n > 1 else name for name, n in missed.items()]))
     said: dict[str, list[str]] = {}
     for shown, kind, index in zip(outcome.shown, outcome.kinds, outcome.objects, strict=True):
         name, score = names[prediction.labels[shown]], f"({prediction.scores[shown]:.2f})"
@@ -231,6 +232,11 @@ def describe(sample: Sample, outcome: Outcome, names: Sequence[str]) -> str:
     if sample.loss is not None:
         phrases.append(f"loss {sample.loss:.2f}")
     return "; ".join(phrases)
+
+
+def _figure(value: float | None) -> str:
+    """A fraction to three digits, a dash where there is none."""
+    return "–" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
 def _listed(words: Sequence[str], most: int = 4) -> str:
