@@ -138,7 +138,8 @@ def _invoke(name: str, rest: list[str]) -> int:
     application.rich_markup_mode = None
     application.pretty_exceptions_enable = False
     command = typer.main.get_command(application)
-    command.epilog = GLOBAL_OPTIONS
+    for shown in (command, *getattr(command, "commands", {}).values()):
+        shown.epilog = GLOBAL_OPTIONS
     try:
         result = command.main(args=rest, prog_name=f"rcnn {name}", standalone_mode=False)
     except typer.Abort as abort:
