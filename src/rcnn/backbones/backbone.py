@@ -154,7 +154,7 @@ class Backbone(nn.Module):
 
 
 def _padded(images: ImageBatch) -> bool:
-    """Whether some image has padding; on a GPU and in a compiled graph always true, for asking would wait or break."""
-    if images.sizes.is_cuda or torch.compiler.is_compiling():
+    """Whether some image has padding; off the CPU and in a compiled graph always true, for asking would wait or break."""
+    if images.sizes.device.type != "cpu" or torch.compiler.is_compiling():
         return True
     return bool((images.sizes != torch.tensor(images.pixels.shape[-2:])).any())
