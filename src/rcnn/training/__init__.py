@@ -1,5 +1,6 @@
 """Training: recipes, stages and the engine that takes a detector through them, resumable at every step."""
 
+from rcnn.training.logs import read_events, read_metrics
 from rcnn.training.presets import RECIPES
 from rcnn.training.recipe import Recipe, TrainSettings, read_recipe, resolve
 from rcnn.training.run import TrainingResult, train
@@ -12,6 +13,8 @@ __all__ = [
     "Stage",
     "TrainSettings",
     "TrainingResult",
+    "read_events",
+    "read_metrics",
     "read_recipe",
     "resolve",
     "train",

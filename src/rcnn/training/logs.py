@@ -68,6 +68,15 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         return [{key: _number(text) for key, text in row.items()} for row in csv.DictReader(file)]
 
 
+def read_events(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's `log.jsonl`; a last one that was cut short is left out."""
+    path = folder / EVENTS
+    if not path.exists():
+        return []
+    with telling(path), open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file if line.endswith("\n")]
+
+
 def _columns(path: Path) -> list[str]:
     with open(path, encoding="utf-8", newline="") as file:
         return next(csv.reader(file), [])

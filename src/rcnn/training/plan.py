@@ -46,7 +46,6 @@ def try_step(model: Detector, batch: Batch) -> Cost:
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(model.device)
     model.train()
-    seconds = SHORT
     for _ in range(2):
         began = time.perf_counter()
         generator = torch.Generator(device=model.device).manual_seed(0)
@@ -85,8 +84,8 @@ def describe(model: Detector, recipe: Recipe, train: Dataset, val: Dataset, imag
         f"{recipe.system} · recipe {recipe.recipe} · weights {recipe.weights or 'none (random start)'}"
         f" · {total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M of them train · {model.device}",
         f"{len(model.classes)} classes: {', '.join(model.classes)}",
-        f"data {recipe.data.path}: {len(train)} images to train on ({train.split}), {len(val)} to validate ({val.split});"
-        f" shorter side {short} px, longer at most {long}",
+        f"data {recipe.data.path}: {len(train)} images to train on ({train.split}), {len(val)} to validate on"
+        f" ({val.split}); shorter side {short} px, longer at most {long}",
         *dict.fromkeys(note for note in (train.note, val.note) if note),
     ]
     lr = scaled_lr(settings.lr, settings.lr_batch, images_per_step)

@@ -15,10 +15,11 @@ from rcnn import detectors
 from rcnn.data import Augmentation
 from rcnn.detectors import to_mapping, updated
 from rcnn.errors import UserError, nearest
-from rcnn.training import settings, toml
-from rcnn.training.presets import RECIPES, training_presets
+from rcnn.training import reading, toml
+from rcnn.training.presets import AUGMENTATIONS, RECIPES, training_presets
 from rcnn.training.stages import SCHEMES, Stage
 
+FILE = "recipe.toml"
 HEADER = (
     "# Every setting of this run. `rcnn train --config recipe.toml` repeats it; [[stages]] only records what ran.\n"
 )
@@ -187,9 +188,15 @@ def resolve(layers: Sequence[Mapping[str, Any]]) -> Recipe:
     if named["weights"] == toml.NOTHING:
         named["weights"] = None
     detectors.parse(named["system"])
-    parts: dict[str, Any] = {"data": DataSettings(), "model": {}, "augment": Augmentation(), "train": TrainSettings()}
+    parts: dict[str, Any] = {
+        "data": DataSettings(),
+        "model": {},
+        "augment": AUGMENTATIONS[named["recipe"]],
+        "train": TrainSettings(),
+    }
     _check_names(named, parts)
-    for layer in [*training_presets(named["system"], named["recipe"]), *layers]:
+    path = next((layer["data"]["path"] for layer in reversed(layers) if "path" in layer.get("data", {})), "")
+    for layer in [*training_presets(named["system"], named["recipe"], path), *layers]:
         for part, changes in layer.items():
             if part in PARTS:
                 parts[part] = _laid_over(parts[part], changes, part)
@@ -200,12 +207,12 @@ def resolve(layers: Sequence[Mapping[str, Any]]) -> Recipe:
 
 def read_recipe(path: str | Path) -> Recipe:
     """The recipe of a run's `recipe.toml`, its record of stages left out; errors as of `resolve`."""
-    return resolve([settings.read_config(path)])
+    return resolve([reading.read_config(path)])
 
 
 def differences(old: Recipe, new: Recipe) -> list[tuple[str, Any, Any]]:
     """The dotted keys in which two recipes differ, each with both values; the record of stages does not count."""
-    before, after = (settings.flat(to_mapping(replace(recipe, stages=()))) for recipe in (old, new))
+    before, after = (reading.flat(to_mapping(replace(recipe, stages=()))) for recipe in (old, new))
     pairs = [(key, before.get(key), after.get(key)) for key in {**before, **after}]
     return [(key, a, b) for key, a, b in pairs if a != b and {a, b} != {None, toml.NOTHING}]
 
@@ -215,7 +222,7 @@ def _laid_over(current: Any, changes: Any, part: str) -> Any:
     if not isinstance(changes, Mapping):
         raise UserError(f"{part} = {changes!r}: expected a table of settings, such as [{part}] in a file")
     if part == "model":
-        return settings.merged(current, changes)  # its system checks it when the model is built
+        return reading.merged(current, changes)  # its system checks it when the model is built
     if part == "train":
         given = [key for key in ("epochs", "steps") if changes.get(key) not in (None, toml.NOTHING)]
         if len(given) == 2:

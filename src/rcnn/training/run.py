@@ -20,25 +20,26 @@ from rcnn.data import Dataset, TrainLoader, open_dataset
 from rcnn.detectors import Detector, choose_device, to_mapping
 from rcnn.errors import UserError
 from rcnn.files import write_text
-from rcnn.training import plan, settings as reading
+from rcnn.training import plan, reading
 from rcnn.training.engine import BEST, LAST, Engine
 from rcnn.training.interrupt import Stopped
 from rcnn.training.logs import read_metrics
 from rcnn.training.progress import Reporter, duration
-from rcnn.training.recipe import Recipe, differences, read_recipe, resolve
+from rcnn.training.recipe import FILE, Recipe, differences, read_recipe, resolve
 from rcnn.training.schedule import scaled_lr
 from rcnn.training.stages import SCHEMES
 from rcnn.training.state import load_state
 from rcnn.training.validation import validate
 from rcnn.training.world import World, joined
 
-RECIPE = "recipe.toml"
 # What a resumed run may have otherwise than before: it changes nothing but speed.
 FREE = ("train.workers", "train.device", "train.checkpoint_every")
 # Argument of `train` → the setting that it names.
 FLAGS = {
     **{name: name for name in ("system", "recipe", "scheme", "weights")},
-    **{"data": "data.path", "classes": "data.classes", "image_size": "model.image_size"},
+    "data": "data.path",
+    "classes": "data.classes",
+    "image_size": "model.image_size",
     **{
         name: f"train.{name}"
         for name in ("epochs", "steps", "batch_size", "lr", "workers", "device", "precision", "seed")
@@ -117,7 +118,7 @@ def train(
         quiet: says evaluations only.
 
     Returns:
-        the result; None after a dry run.
+        the result; None after a dry run, and in processes of a joint run that are not its first.
 
     Raises:
         UserError: something asked for is unknown, missing or contradictory.
@@ -188,10 +189,10 @@ def _resumed(out: str | Path | None, asked: Sequence[Mapping[str, Any]]) -> tupl
     if out is None:
         raise UserError("which run is to be resumed? expected --out with its folder")
     run = Path(out)
-    if not (run / RECIPE).is_file():
-        raise UserError(f"'{run}' holds no run to resume: there is no {RECIPE} in it")
-    saved = read_recipe(run / RECIPE)
-    resolved = resolve([reading.read_config(run / RECIPE), *asked])
+    if not (run / FILE).is_file():
+        raise UserError(f"'{run}' holds no run to resume: there is no {FILE} in it")
+    saved = read_recipe(run / FILE)
+    resolved = resolve([reading.read_config(run / FILE), *asked])
     for key, before, now in differences(saved, resolved):
         if key not in FREE:
             raise UserError(
@@ -213,7 +214,7 @@ def _refuse_used(run: Path) -> None:
     """Refuses a run folder that holds something."""
     if run.is_file():
         raise UserError(f"'{run}' is a file where a run folder was expected")
-    if (run / RECIPE).exists():
+    if (run / FILE).exists():
         raise UserError(f"'{run}' holds a run already; choose another --out, or add --resume to go on with it")
     if run.exists() and any(run.iterdir()):
         raise UserError(f"'{run}' is not empty; choose another --out")
@@ -245,7 +246,7 @@ def _train(
     if dry_run:
         return None
     if world.first and not resume:
-        write_text(run / RECIPE, recipe.to_toml())
+        write_text(run / FILE, recipe.to_toml())
     world.gather(None)  # the folder is there
     validation = partial(
         validate, model, val_set, batch_size=settings.batch_size, workers=settings.workers, world=world
@@ -267,7 +268,7 @@ def _train(
     except Stopped:
         reporter.result(f"stopped; `rcnn train --resume --out {run}` goes on with it")
         raise
-    return _result(run, recipe, engine.progress.seconds, reporter)
+    return _result(run, recipe, engine.progress.seconds, reporter) if world.first else None
 
 
 def _open(recipe: Recipe) -> tuple[Dataset, Dataset, Recipe]:

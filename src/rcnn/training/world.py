@@ -1,4 +1,4 @@
-"""The processes that train together: one, or as many as `torchrun` started, each with a share of every step's images."""
+"""The processes that train together: one, or as many as `torchrun` started, each with a share of a step's images."""
 
 from __future__ import annotations
 
