@@ -70,22 +70,22 @@ class Columns:
 
     @property
     def counted(self) -> np.ndarray:
-        """[G] bool: the objects that a detector is asked to find."""
+        """The objects, of boxes [G, 4], that a detector is asked to find: [G] bool."""
         return ~(self.difficult | self.crowd)
 
     @property
     def objects(self) -> np.ndarray:
-        """[K] how many objects of each class are to be found."""
+        """How many objects of each class are to be found: (K,)."""
         return np.bincount(self.truth_labels[self.counted], minlength=len(self.classes))
 
     @property
     def found(self) -> np.ndarray:
-        """[K] how many predictions of each class there are."""
+        """How many predictions of each class there are: (K,)."""
         return np.bincount(self.labels, minlength=len(self.classes))
 
 
 def finite(prediction: Prediction) -> np.ndarray:
-    """Which predictions of an image have a finite box and score: [D] bool."""
+    """Which predictions of an image, boxes [D, 4] and their scores, are finite: [D] bool."""
     boxes, scores = np.asarray(prediction.boxes, np.float64), np.asarray(prediction.scores, np.float64)
     return np.isfinite(boxes.reshape(-1, 4)).all(1) & np.isfinite(scores)
 
@@ -131,7 +131,7 @@ def flatten_masks(predictions: Sequence[Prediction]) -> list[dict[str, Any]] | N
 
 
 def check_classes(model: Sequence[str], data: Sequence[str]) -> np.ndarray:
-    """Which label of the data each label of the model means: [K] int64, a permutation.
+    """Which label of the data each label of the model means: a permutation (K,), int64.
 
     Raises:
         UserError: the two do not name the same classes, so figures would compare different things.

@@ -40,7 +40,7 @@ class Curve:
     ap: float
 
     def at_levels(self) -> np.ndarray:
-        """The best precision at each of `RECALL_LEVELS` or beyond: [101]."""
+        """The best precision at each of `RECALL_LEVELS` or beyond: (101,)."""
         envelope = np.maximum.accumulate(self.precision[::-1])[::-1]
         return np.append(envelope, 0.0)[np.searchsorted(self.recall, RECALL_LEVELS, "left")]
 
@@ -68,7 +68,7 @@ class Curves:
 
     @property
     def mean(self) -> np.ndarray:
-        """The mean precision of all curves at `RECALL_LEVELS`: [101]."""
+        """The mean precision of all curves at `RECALL_LEVELS`: (101,)."""
         curves = [curve.at_levels() for curve in self.per_class.values()]
         return np.mean(curves, 0) if curves else np.zeros(len(RECALL_LEVELS))
 

@@ -106,7 +106,7 @@ def judge(truth: Truth, prediction: Prediction, *, threshold: float = 0.5, score
 
 
 def rank_images(truths: Sequence[Truth], predictions: Sequence[Prediction], *, score: float = 0.5) -> np.ndarray:
-    """Indices of the images [I], the best one first: by quality, then by hits less errors."""
+    """Indices (I,) of the images, the best one first: by quality, then by hits less errors."""
     outcomes = [judge(t, p, score=score) for t, p in zip(truths, predictions, strict=True)]
     keys = [(-o.quality, o.wrong - o.correct) for o in outcomes]
     return np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)

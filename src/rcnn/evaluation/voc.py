@@ -26,7 +26,7 @@ PAIRS_AT_ONCE = 1 << 20
 def match(
     columns: Columns, *, threshold: float = 0.5, strict: bool = False, legacy_plus_one: bool = False
 ) -> np.ndarray:
-    """What each prediction is, by the rule of the VOC devkit: [D] `TRUE_POSITIVE`, `FALSE_POSITIVE` or `IGNORED`.
+    """What each of the boxes [D, 4] is, by the rule of the VOC devkit: [D] `TRUE_POSITIVE`, `FALSE_POSITIVE` or `IGNORED`.
 
     Predictions that lie in a crowd region of their class by at least `threshold` of their own area, and hit nothing
     else, are `IGNORED` (COCO's rule; VOC has no crowds).
@@ -95,8 +95,8 @@ def precision_recall(
     """The curve of one class, from the surest prediction on; predictions that are `IGNORED` leave no point.
 
     Args:
-        outcome: [D] as of `match`, the class's predictions in the order of the images.
-        scores: [D].
+        outcome: (D,) as of `match`, the class's predictions in the order of the images.
+        scores: (D,).
         objects: how many objects are to be found.
 
     Returns:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 WIDTH, HEIGHT = 460, 270
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 14, 40
@@ -43,33 +43,12 @@ def line_chart(
     shown = [_thinned(s) for s in series if len(s.x)]
     if not shown:
         return Markup("")
-    left, right = 0.0, max(float(s.x.max()) for s in shown)
     low, high = y_limits or (0.0, max(float(s.y.max()) for s in shown) * 1.05 or 1.0)
-    x_ticks, y_ticks = ticks(left, right), ticks(low, high)
-
-    def across(x: float) -> float:
-        return LEFT + (x - left) / (right - left or 1.0) * (WIDTH - LEFT - RIGHT)
-
-    def down(y: float) -> float:
-        return HEIGHT - BOTTOM - (min(max(y, low), high) - low) / ((high - low) or 1.0) * (HEIGHT - TOP - BOTTOM)
-
+    axes = _Axes(0.0, max(float(s.x.max()) for s in shown), low, high)
     parts = [Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(WIDTH, HEIGHT, title)]
-    for y in y_ticks:
-        parts.append(Markup('<line class="rule" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(
-            LEFT, WIDTH - RIGHT, down(y), down(y)
-        ))  # fmt: skip
-        parts.append(Markup('<text class="tick" x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(
-            LEFT - 8, down(y) + 4, number(y)
-        ))  # fmt: skip
-    for x in x_ticks:
-        parts.append(Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(
-            across(x), HEIGHT - BOTTOM + 18, number(x)
-        ))  # fmt: skip
-    parts.append(Markup('<text class="axis" x="{}" y="{}" text-anchor="end">{}</text>').format(
-        WIDTH - RIGHT, HEIGHT - 4, x_label
-    ))  # fmt: skip
+    parts.extend(_scales(axes, x_label))
     for s in shown:
-        points = [(across(x), down(y)) for x, y in zip(s.x.tolist(), s.y.tolist(), strict=True)]
+        points = [axes.place(x, y) for x, y in zip(s.x.tolist(), s.y.tolist(), strict=True)]
         path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
         parts.append(Markup('<g class="{}"><path d="{}"><title>{}</title></path>').format(s.style, path, s.name))
         if s.style != "faint":
@@ -79,15 +58,47 @@ def line_chart(
     return Markup("").join(parts)
 
 
+@dataclass(frozen=True)
+class _Axes:
+    """The ranges of x and y that fill the canvas."""
+
+    left: float
+    right: float
+    low: float
+    high: float
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """Where a point lies on the canvas; y beyond the range lies on its edge."""
+        across = (x - self.left) / (self.right - self.left or 1.0)
+        up = (min(max(y, self.low), self.high) - self.low) / (self.high - self.low or 1.0)
+        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+
+
+def _scales(axes: _Axes, x_label: str) -> list[Markup]:
+    """Rules across with their numbers, the numbers below, and what they count."""
+    rule = Markup('<line class="rule" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>')
+    text = Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>')
+    parts = []
+    for value in ticks(axes.low, axes.high):
+        _, y = axes.place(axes.left, value)
+        parts.append(rule.format(LEFT, WIDTH - RIGHT, y, y))
+        parts.append(text.format(LEFT - 8, y + 4, "end", number(value)))
+    for value in ticks(axes.left, axes.right):
+        x, _ = axes.place(value, axes.low)
+        parts.append(text.format(x, HEIGHT - BOTTOM + 18, "middle", number(value)))
+    parts.append(text.format(WIDTH - RIGHT, HEIGHT - 4, "end", x_label))
+    return parts
+
+
 def _hovers(series: Series, points: Sequence[tuple[float, float]], x_label: str) -> list[Markup]:
     """Invisible dots along the line that say their values; a line of few points shows them."""
     every = math.ceil(len(points) / HOVERS)
-    few = " seen" if len(points) <= HOVERS // 2 and series.style != "quiet" else ""
-    dot = Markup('<circle class="dot{}" cx="{:.1f}" cy="{:.1f}" r="{}"><title>{}\n{} {}: {}</title></circle>')
+    few = len(points) <= HOVERS // 2 and series.style != "quiet"
+    dot = Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="{}"><title>{}\n{} {}: {}</title></circle>')
     rows = zip(series.x.tolist(), series.y.tolist(), points, strict=True)
     return [
-        dot.format(few, px, py, 3 if few else 7, series.name, escape(x_label), number(x), number(y))
-        for index, (x, y, (px, py)) in enumerate(rows)
+        dot.format("dot seen" if few else "dot", *at, 3 if few else 7, series.name, x_label, number(x), number(y))
+        for index, (x, y, at) in enumerate(rows)
         if index % every == 0 or index == len(points) - 1
     ]
 
@@ -104,7 +115,7 @@ def ticks(low: float, high: float, *, wanted: int = 5) -> list[float]:
 
 
 def number(value: float) -> str:
-    """A number as short as it can be said: 12,000 · 0.85 · 2.5e-4."""
+    """A number as short as it can be said: 12,000 · 0.85 · 2.5e-5."""
     if value and abs(value) < 1e-3:
         return f"{value:.2g}".replace("e-0", "e-")
     if abs(value) >= 1000:
@@ -113,7 +124,7 @@ def number(value: float) -> str:
 
 
 def smoothed(values: np.ndarray, window: int) -> np.ndarray:
-    """The mean of each value of [N] and those up to `window` / 2 beside it: [N], without a shift at the ends."""
+    """The mean of each of values (N,) and those up to `window` / 2 beside it: (N,), without a shift at the ends."""
     if window < 2 or len(values) < 3:
         return values
     total = np.concatenate(([0.0], np.cumsum(values)))

@@ -10,7 +10,7 @@ import numpy as np
 
 
 def column(metrics: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The steps [N] and values [N] of the rows that have a finite number under `name`."""
+    """The steps (N,) and values (N,) of the rows that have a finite number under `name`."""
     rows = []
     for row in metrics:
         try:

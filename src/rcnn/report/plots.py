@@ -10,6 +10,7 @@ import numpy as np
 
 from rcnn.evaluation.curves import RECALL_LEVELS, Curves
 from rcnn.files import writing
+from rcnn.report.charts import smoothed
 from rcnn.report.history import column, loss_parts
 
 
@@ -33,11 +34,12 @@ def write_plots(folder: Path, metrics: Sequence[Mapping[str, Any]], curves: Curv
 
 
 def _losses(axes: Any, metrics: Sequence[Mapping[str, Any]], curves: Curves) -> None:
-    """Training and validation loss over steps."""
+    """Training and validation loss over steps, smoothed."""
     for name in ("loss", *loss_parts(metrics), "val_loss"):
         steps, values = column(metrics, name)
         if len(steps):
-            axes.plot(steps, values, label=_plain(name), linewidth=2 if name in ("loss", "val_loss") else 1)
+            smooth = smoothed(values, len(values) // 40)
+            axes.plot(steps, smooth, label=_plain(name), linewidth=2 if name in ("loss", "val_loss") else 1)
     axes.set(xlabel="step", ylabel="loss")
     if axes.lines:
         axes.legend(frameon=False)
@@ -57,7 +59,8 @@ def _precision_recall(axes: Any, metrics: Sequence[Mapping[str, Any]], curves: C
 def _confusion(axes: Any, metrics: Sequence[Mapping[str, Any]], curves: Curves) -> None:
     """The confusion matrix, each row as shares of what is there."""
     counts = curves.confusion
-    axes.imshow(counts / np.maximum(counts.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     names = [_plain(name) for name in (*curves.classes, "background")]
     axes.set(xlabel="predicted", ylabel="true")
     if len(names) <= 24:
@@ -65,7 +68,8 @@ def _confusion(axes: Any, metrics: Sequence[Mapping[str, Any]], curves: Curves) 
         axes.set_yticks(range(len(names)), names)
         for (row, column), count in np.ndenumerate(counts):
             if count and len(names) <= 12:
-                axes.text(column, row, str(count), ha="center", va="center", fontsize="small")
+                ink = "white" if share[row, column] > 0.6 else "black"
+                axes.text(column, row, str(count), ha="center", va="center", fontsize="small", color=ink)
 
 
 def _plain(name: str) -> str:
