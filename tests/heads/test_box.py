@@ -17,7 +17,9 @@ def head_of(**options):
 
 
 def images_of(batch=1, height=100, width=120):
-    return ImageBatch(torch.zeros(batch, 3, 128, 128, dtype=torch.uint8), torch.tensor([[height, width]] * batch, dtype=torch.float32))
+    return ImageBatch(
+        torch.zeros(batch, 3, 128, 128, dtype=torch.uint8), torch.tensor([[height, width]] * batch, dtype=torch.float32)
+    )
 
 
 def random_rois(count, seed=0):
@@ -54,7 +56,9 @@ def test_the_loss_is_the_multi_task_loss_of_fast_rcnn(regression):
 
 def test_drawn_rois_carry_the_label_and_deltas_of_their_ground_truth():
     truth = GroundTruth(
-        torch.tensor([[[10.0, 10, 50, 50], [60, 60, 90, 95], [0, 0, 0, 0]]]), torch.tensor([[2, 0, -1]]), torch.zeros(1, 3).bool()
+        torch.tensor([[[10.0, 10, 50, 50], [60, 60, 90, 95], [0, 0, 0, 0]]]),
+        torch.tensor([[2, 0, -1]]),
+        torch.zeros(1, 3).bool(),
     )
     head = head_of(samples=64, positive_fraction=0.25)
     samples = head.draw(random_rois(200), truth, torch.Generator().manual_seed(0))
@@ -66,7 +70,9 @@ def test_drawn_rois_carry_the_label_and_deltas_of_their_ground_truth():
             assert best >= 0.5
             assert samples.labels[0, s] == truth.labels[0, which]
             coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
-            assert torch.allclose(samples.goals[0, s], coder.encode(truth.boxes[0, which], samples.boxes[0, s]), atol=1e-5)
+            assert torch.allclose(
+                samples.goals[0, s], coder.encode(truth.boxes[0, which], samples.boxes[0, s]), atol=1e-5
+            )
         else:
             assert best < 0.5
             assert samples.labels[0, s] == CLASSES
@@ -96,7 +102,9 @@ def slow_detect(head, output, proposals, size, score):
         slot = label if output.deltas.shape[2] > 1 else 0
         boxes = head.coder.decode(output.deltas[0, :, slot], proposals.boxes[0])
         boxes = box_ops.clip(boxes[None], size[None])[0]
-        candidates = [(probabilities[n, label].item(), boxes[n]) for n in range(boxes.shape[0]) if proposals.valid[0, n]]
+        candidates = [
+            (probabilities[n, label].item(), boxes[n]) for n in range(boxes.shape[0]) if proposals.valid[0, n]
+        ]
         candidates = sorted((c for c in candidates if c[0] > score), key=lambda c: -c[0])
         kept = []
         for value, box in candidates:

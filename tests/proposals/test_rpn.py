@@ -10,7 +10,9 @@ from rcnn.structures import GroundTruth, ImageBatch
 
 
 def images_of(*sizes, height=64, width=96):
-    return ImageBatch(torch.zeros(len(sizes), 3, height, width, dtype=torch.uint8), torch.tensor(sizes, dtype=torch.float32))
+    return ImageBatch(
+        torch.zeros(len(sizes), 3, height, width, dtype=torch.uint8), torch.tensor(sizes, dtype=torch.float32)
+    )
 
 
 def rpn_of(**options):
@@ -50,7 +52,9 @@ def slow_propose(rpn, output, image, size, pre_nms, post_nms):
         order = eligible[logits[image, eligible].argsort(descending=True, stable=True)][:pre_nms]
         decoded = box_ops.clip(BoxCoder().decode(deltas[image, order], anchors[order])[None], size[None])[0]
         score = logits[image, order]
-        big = ((decoded[:, 2] - decoded[:, 0]) >= rpn.options.min_size) & ((decoded[:, 3] - decoded[:, 1]) >= rpn.options.min_size)
+        big = ((decoded[:, 2] - decoded[:, 0]) >= rpn.options.min_size) & (
+            (decoded[:, 3] - decoded[:, 1]) >= rpn.options.min_size
+        )
         decoded, score = decoded[big], score[big]
         kept = slow_nms(decoded, score, rpn.options.nms)
         boxes.append(decoded[kept])
@@ -90,8 +94,14 @@ def test_without_nms_in_training_every_good_box_stays():
     options["nms"] = 0.3
     with_nms, without = noisy(rpn_of(**options)), noisy(rpn_of(**options, nms_training=False))
     output = with_nms(features_of(1), images)
-    assert without.propose(output, images, training=True).valid.sum() > with_nms.propose(output, images, training=True).valid.sum()
-    assert without.propose(output, images, training=False).valid.sum() == with_nms.propose(output, images, training=False).valid.sum()
+    assert (
+        without.propose(output, images, training=True).valid.sum()
+        > with_nms.propose(output, images, training=True).valid.sum()
+    )
+    assert (
+        without.propose(output, images, training=False).valid.sum()
+        == with_nms.propose(output, images, training=False).valid.sum()
+    )
 
 
 def test_two_logits_an_anchor_score_like_a_softmax_over_them():
@@ -110,7 +120,9 @@ def test_two_logits_an_anchor_score_like_a_softmax_over_them():
 
 def truth_of(boxes):
     boxes = torch.tensor(boxes, dtype=torch.float32).reshape(1, -1, 4)
-    return GroundTruth(boxes, torch.zeros(boxes.shape[:2], dtype=torch.long), torch.zeros(boxes.shape[:2], dtype=torch.bool))
+    return GroundTruth(
+        boxes, torch.zeros(boxes.shape[:2], dtype=torch.long), torch.zeros(boxes.shape[:2], dtype=torch.bool)
+    )
 
 
 @pytest.mark.parametrize("recipe", ["modern", "classic"])

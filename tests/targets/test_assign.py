@@ -41,7 +41,9 @@ def slow_assign(boxes, eligible, truth, positive, negative, best_of_each, ignore
                     rivals = [overlap[o, g].item() for o in range(count) if eligible[b, o]]
                     hit |= overlap[a, g].item() == max(rivals) > 0
             is_positive[b, a] = hit
-            share = max((box_ops.covered(mine[a : a + 1], truth.boxes[b, g : g + 1]).item() for g in regions), default=0.0)
+            share = max(
+                (box_ops.covered(mine[a : a + 1], truth.boxes[b, g : g + 1]).item() for g in regions), default=0.0
+            )
             is_negative[b, a] = not hit and negative[0] <= most < negative[1] and share < ignored
     return is_positive, is_negative
 
@@ -53,7 +55,10 @@ def test_assignment_equals_the_rule_applied_box_by_box(seed, best_of_each):
     corner = torch.randint(0, 12, (1, 30, 2), generator=rng).float() * 4
     boxes = torch.cat((corner, corner + torch.randint(1, 8, (1, 30, 2), generator=rng) * 4), -1)
     images = [
-        [(x, y, x + w, y + h, 1, flag == 0) for x, y, w, h, flag in torch.randint(1, 30, (n, 5), generator=rng).tolist()]
+        [
+            (x, y, x + w, y + h, 1, flag == 0)
+            for x, y, w, h, flag in torch.randint(1, 30, (n, 5), generator=rng).tolist()
+        ]
         for n in (0, 3, 5)
     ]
     images = [[(*o[:5], bool(i % 3 == 2)) for i, o in enumerate(image)] for image in images]
@@ -72,7 +77,9 @@ def test_assignment_equals_the_rule_applied_box_by_box(seed, best_of_each):
 def test_every_ground_truth_gets_an_anchor():
     anchors = torch.tensor([[[0.0, 0, 10, 10], [100, 100, 110, 110]]])
     truth = truth_of([(0, 0, 4, 3, 0, False), (104, 104, 120, 120, 1, False)])
-    found = assign(anchors, torch.ones(1, 2, dtype=torch.bool), truth, positive=0.7, negative=(0, 0.3), best_of_each=True)
+    found = assign(
+        anchors, torch.ones(1, 2, dtype=torch.bool), truth, positive=0.7, negative=(0, 0.3), best_of_each=True
+    )
     assert found.positive.tolist() == [[True, True]]
     assert found.index.tolist() == [[0, 1]]
 
@@ -80,14 +87,18 @@ def test_every_ground_truth_gets_an_anchor():
 def test_one_ground_truth_may_have_many_anchors_but_an_anchor_has_one():
     anchors = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 9], [50, 50, 60, 60]]])
     truth = truth_of([(0, 0, 10, 10, 0, False), (1, 0, 10, 10, 0, False)])
-    found = assign(anchors, torch.ones(1, 3, dtype=torch.bool), truth, positive=0.7, negative=(0, 0.3), best_of_each=True)
+    found = assign(
+        anchors, torch.ones(1, 3, dtype=torch.bool), truth, positive=0.7, negative=(0, 0.3), best_of_each=True
+    )
     assert found.positive.tolist() == [[True, True, False]]
     assert found.index[0, :2].tolist() == [0, 0]
 
 
 def test_an_image_without_objects_is_all_background():
     anchors = torch.rand(1, 50, 4).cumsum(-1)
-    found = assign(anchors, torch.ones(1, 50, dtype=torch.bool), truth_of([]), positive=0.7, negative=(0.0, 0.3), best_of_each=True)
+    found = assign(
+        anchors, torch.ones(1, 50, dtype=torch.bool), truth_of([]), positive=0.7, negative=(0.0, 0.3), best_of_each=True
+    )
     assert not found.positive.any()
     assert found.negative.all()
 
@@ -95,7 +106,9 @@ def test_an_image_without_objects_is_all_background():
 def test_background_inside_a_crowd_is_left_out_but_an_object_there_is_not():
     anchors = torch.tensor([[[0.0, 0, 10, 10], [5, 0, 15, 10], [8, 0, 18, 10], [20, 0, 30, 10]]])
     truth = truth_of([(0, 0, 10, 100, 0, True), (0, 0, 10, 9, 0, False)])
-    found = assign(anchors, torch.ones(1, 4, dtype=torch.bool), truth, positive=0.7, negative=(0, 0.4), best_of_each=False)
+    found = assign(
+        anchors, torch.ones(1, 4, dtype=torch.bool), truth, positive=0.7, negative=(0, 0.4), best_of_each=False
+    )
     assert found.positive.tolist() == [[True, False, False, False]]
     # Half of the second lies in the crowd, a fifth of the third, nothing of the fourth.
     assert found.negative.tolist() == [[False, False, True, True]]

@@ -6,7 +6,9 @@ from rcnn.targets import encode
 
 
 def test_positives_are_coded_and_the_rest_are_zero_whatever_stands_there():
-    truth = GroundTruth(torch.tensor([[[0.0, 0, 10, 20], [0, 0, 0, 0]]]), torch.tensor([[1, -1]]), torch.zeros(1, 2).bool())
+    truth = GroundTruth(
+        torch.tensor([[[0.0, 0, 10, 20], [0, 0, 0, 0]]]), torch.tensor([[1, -1]]), torch.zeros(1, 2).bool()
+    )
     references = torch.tensor([[[1.0, 1, 9, 19], [5.0, 5, 5, 5], [0, 0, 0, 0]]])
     matched = torch.tensor([[0, 1, 1]])
     positive = torch.tensor([[True, False, False]])

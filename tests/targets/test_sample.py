@@ -44,7 +44,9 @@ def test_every_candidate_has_the_same_chance():
 
 def test_the_generator_decides():
     positive = torch.rand(2, 100) > 0.5
-    both = [sample(assignment_of(positive, ~positive), 16, 0.5, torch.Generator().manual_seed(3)).index for _ in range(2)]
+    both = [
+        sample(assignment_of(positive, ~positive), 16, 0.5, torch.Generator().manual_seed(3)).index for _ in range(2)
+    ]
     assert torch.equal(*both)
 
 

@@ -78,9 +78,7 @@ class Detector(nn.Module):
         )
         return torch.autocast(kind, torch.bfloat16, enabled=bf16)
 
-    def predict(
-        self, images: Source | Iterable[Source], score: float = 0.05, batch_size: int = 8
-    ) -> list[Detections]:
+    def predict(self, images: Source | Iterable[Source], score: float = 0.05, batch_size: int = 8) -> list[Detections]:
         """Detections of each image, in the order given.
 
         Args:

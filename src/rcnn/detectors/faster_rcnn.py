@@ -133,9 +133,7 @@ class FasterRCNN(Detector):
 
     options: FasterRCNNOptions
 
-    def __init__(
-        self, system: str, classes: Sequence[str], backbone: Backbone, options: FasterRCNNOptions
-    ) -> None:
+    def __init__(self, system: str, classes: Sequence[str], backbone: Backbone, options: FasterRCNNOptions) -> None:
         super().__init__(system, classes, options)
         extra = backbone.fpn.extra if backbone.fpn is not None else 0  # P6 proposes, but nothing is pooled from it
         channels = backbone.channels[0]

@@ -39,9 +39,7 @@ class System:
 
 
 SYSTEMS: dict[str, System] = {
-    "faster-rcnn": System(
-        "Faster R-CNN", "Ren et al. 2015", "fpn", FasterRCNN, {"classic": classic, "modern": modern}
-    ),
+    "faster-rcnn": System("Faster R-CNN", "Ren et al. 2015", "fpn", FasterRCNN, {"classic": classic, "modern": modern}),
 }
 
 

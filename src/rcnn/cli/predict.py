@@ -1,0 +1,80 @@
+"""`rcnn predict`: detects objects in images; draws them, and writes them as JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rcnn import cli
+from rcnn.errors import UserError
+
+DRAWN, WRITTEN = 0.5, 0.05
+
+
+def command(
+    model: Annotated[Path, typer.Argument(help="Run or model folder.", show_default=False)],
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Folder for pictures with the detections drawn.")] = None,
+    json: Annotated[str, typer.Option(help="Write all detections to this file; - for standard output.")] = "",
+    score: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Draw and write detections of at least this score.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images run at once.")] = 8,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+) -> None:
+    """Detects objects in images. Draws those of score 0.5 and more, writes those of 0.05 and more."""
+    from rcnn import detectors
+    from rcnn.data import images_below
+
+    files = _files(images, images_below)
+    detector = detectors.load(model, device=device, precision=precision)
+    drawn, written = (DRAWN, WRITTEN) if score is None else (score, score)
+    if out is None and not json:
+        out = Path("predictions")
+    pictures = _names(files)
+    entries: list[dict] = [{}] * len(files)
+    with cli.progress("predicting", len(files)) as done:
+        for count, (index, found) in enumerate(detector.stream(files, score=written, batch_size=batch_size), 1):
+            entries[index] = found.to_dict()
+            if out is not None:
+                found.above(drawn).save(out / pictures[index])
+            done(count)
+    if json:
+        cli.write_json(json, entries)
+    if out is not None:
+        cli.say(f"{len(files)} pictures in {out}")
+
+
+def _files(given: list[Path], images_below: object) -> list[Path]:
+    """The images themselves, folders opened."""
+    files: list[Path] = []
+    for path in given:
+        if path.is_dir():
+            inside = images_below(path)  # type: ignore[operator]
+            if not inside:
+                raise UserError(f"folder '{path}' holds no images")
+            files += inside
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise UserError(f"image '{path}' does not exist")
+    return files
+
+
+def _names(files: list[Path]) -> list[str]:
+    """A picture's name for each image: its own, numbered where two are alike; formats we do not write become PNG."""
+    from rcnn.detectors.detections import PICTURES
+
+    taken: set[str] = set()
+    names = []
+    for file in files:
+        suffix = file.suffix.lower() if file.suffix.lower() in PICTURES else ".png"
+        name, number = f"{file.stem}{suffix}", 2
+        while name in taken:
+            name, number = f"{file.stem}-{number}{suffix}", number + 1
+        taken.add(name)
+        names.append(name)
+    return names

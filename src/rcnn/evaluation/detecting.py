@@ -1,0 +1,96 @@
+"""A model run over a data set: what it finds in every image, and how that is judged.
+
+Letters: I images, D detections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rcnn.data import Dataset, open_dataset
+from rcnn.detectors import Detections, Detector
+from rcnn.errors import UserError, nearest
+from rcnn.evaluation.columns import Prediction, check_classes
+from rcnn.evaluation.protocols import Result, evaluate
+
+# Detections below this score hardly change AP, and there are many.
+LEAST_SCORE = 0.05
+
+
+def detect_in(
+    model: Detector,
+    dataset: Dataset,
+    indices: Iterable[int] | None = None,
+    *,
+    score: float = LEAST_SCORE,
+    batch_size: int = 8,
+    done: Callable[[int], object] = lambda count: None,
+) -> list[Prediction]:
+    """What the model finds in the images `indices` (all by default), labels by the data set's classes.
+
+    Classes of the model that the data set does not have are left out. `done` is called with the number of images
+    finished, and may raise to stop.
+    """
+    rows = list(range(len(dataset)) if indices is None else indices)
+    labels = np.array([dataset.classes.index(c) if c in dataset.classes else -1 for c in model.classes])
+    found: dict[int, Prediction] = {}
+    for row, detections in model.stream((dataset.image(i) for i in rows), score=score, batch_size=batch_size):
+        found[row] = _prediction(detections, labels)
+        done(len(found))
+    return [found[row] for row in range(len(rows))]
+
+
+def _prediction(detections: Detections, labels: np.ndarray) -> Prediction:
+    """Detections with their labels renumbered by `labels` [K]; those that become −1 are dropped."""
+    renumbered = labels[detections.labels]
+    kept = renumbered >= 0
+    return Prediction(detections.boxes[kept], detections.scores[kept], renumbered[kept])
+
+
+def open_for(model: Detector, data: str | Path, split: str = "val", classes: Sequence[str] | None = None) -> Dataset:
+    """The data set to evaluate `model` on: its classes must be the model's, or `classes`, which the model must know.
+
+    Raises:
+        UserError: class sets that differ, so that a figure would compare different things.
+    """
+    if classes is None:
+        dataset = open_dataset(data, split)
+        check_classes(model.classes, dataset.classes)
+        return open_dataset(data, split, classes=model.classes)
+    for name in classes:
+        if name not in model.classes:
+            raise UserError(f"the model does not know the class '{name}'{nearest(name, model.classes)}")
+    return open_dataset(data, split, classes=classes)
+
+
+def evaluate_model(
+    model: Detector,
+    data: str | Path | Dataset,
+    *,
+    split: str = "val",
+    classes: Sequence[str] | None = None,
+    protocol: str = "coco",
+    batch_size: int = 8,
+    done: Callable[[int], object] = lambda count: None,
+) -> Result:
+    """Judges a model on a data set.
+
+    Args:
+        model: the detector.
+        data: a data set, or the place of one.
+        split: which part of it.
+        classes: those to judge; None for all, which must then be the model's.
+        protocol: "coco", "voc07" or "voc12".
+        batch_size: the most images run at once.
+        done: called with the number of images finished.
+
+    Raises:
+        UserError: classes that differ, an unknown split or protocol, broken data.
+    """
+    dataset = data if isinstance(data, Dataset) else open_for(model, data, split, classes)
+    predictions = detect_in(model, dataset, batch_size=batch_size, done=done)
+    truths = [dataset.truth(i) for i in range(len(dataset))]
+    return evaluate(truths, predictions, dataset.classes, sizes=dataset.sizes, protocol=protocol)
