@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -98,3 +100,8 @@ def test_wrong_input_is_named(truth, prediction):
         evaluate([truth(), truth()], [prediction()], ["a"])
     with pytest.raises(RCNNError, match="prediction has label 3; 1 classes"):
         evaluate([truth()], [prediction([[0, 0, 1, 1]], [1], [3])], ["a"])
+
+
+def test_judging_stored_predictions_needs_no_torch():
+    code = "import sys, rcnn.evaluation; print([m for m in ('torch', 'faster_coco_eval') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -102,16 +102,16 @@ class Result:
     def summary(self) -> str:
         """A table of the classes and the means, with the rules below it, as lines of text."""
         width = max(len(name) for name in (*self.per_class, "class", "all"))
-        lines = [f"{'class':{width}}  objects  found     AP   AP50   AP75"]
+        lines = [f"{'class':{width}}  objects  predicted     AP   AP50   AP75"]
         for name, row in self.per_class.items():
             lines.append(
-                f"{name:{width}} {int(row['objects']):8d} {int(row['predictions']):6d} "
+                f"{name:{width}} {int(row['objects']):8d} {int(row['predictions']):10d} "
                 f"{_figure(row['AP'])} {_figure(row['AP50'])} {_figure(row['AP75'])}"
             )
         objects = int(sum(row["objects"] for row in self.per_class.values()))
         found = int(sum(row["predictions"] for row in self.per_class.values()))
         means = f"{_figure(self.mAP)} {_figure(self.AP50)} {_figure(self.AP75)}"
-        lines.append(f"{'all':{width}} {objects:8d} {found:6d} {means}")
+        lines.append(f"{'all':{width}} {objects:8d} {found:10d} {means}")
         for title, figures in (("", self.extra), ("mask ", self.mask or {})):
             if figures:
                 lines.append("  ".join(f"{title}{name} {_figure(value).strip()}" for name, value in figures.items()))

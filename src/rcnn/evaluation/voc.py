@@ -26,7 +26,7 @@ PAIRS_AT_ONCE = 1 << 20
 def match(
     columns: Columns, *, threshold: float = 0.5, strict: bool = False, legacy_plus_one: bool = False
 ) -> np.ndarray:
-    """What each of the boxes [D, 4] is, by the rule of the VOC devkit: [D] `TRUE_POSITIVE`, `FALSE_POSITIVE` or `IGNORED`.
+    """What each of boxes [D, 4] is, by the rule of the VOC devkit: [D] `TRUE_POSITIVE`, `FALSE_POSITIVE` or `IGNORED`.
 
     Predictions that lie in a crowd region of their class by at least `threshold` of their own area, and hit nothing
     else, are `IGNORED` (COCO's rule; VOC has no crowds).
