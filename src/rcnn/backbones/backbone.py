@@ -56,6 +56,10 @@ class Normalise(nn.Module):
     Order, scale and shift are buffers: they belong to the weights and are saved with them.
     """
 
+    order: Tensor
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, statistics: Normalisation = IMAGENET_STATISTICS) -> None:
         super().__init__()
         self.register_buffer("order", torch.arange(3))
@@ -154,7 +158,7 @@ class Backbone(nn.Module):
 
 
 def _padded(images: ImageBatch) -> bool:
-    """Whether some image has padding; off the CPU and in a compiled graph always true, for asking would wait or break."""
+    """Whether some image has padding; true off the CPU and in a compiled graph, where asking would wait or break it."""
     if images.sizes.device.type != "cpu" or torch.compiler.is_compiling():
         return True
     return bool((images.sizes != torch.tensor(images.pixels.shape[-2:])).any())

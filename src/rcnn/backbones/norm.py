@@ -58,6 +58,11 @@ class FrozenBatchNorm(nn.Module):
     leave it: zero in the image only.
     """
 
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.eps = eps

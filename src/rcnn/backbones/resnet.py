@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 from torchvision.models import ResNet
@@ -47,6 +48,7 @@ def trunk(make: Callable[..., ResNet], form: str, norm: NormLayer) -> Trunk:
 
 def _dilate(layer4: nn.Sequential) -> None:
     """Takes the stride of res5 away and spreads its 3×3 windows over the cells they saw before (à trous)."""
+    block: Any
     for index, block in enumerate(layer4):
         windows = [block.conv1, block.conv2] if isinstance(block, BasicBlock) else [block.conv2]
         if index == 0:
