@@ -86,7 +86,7 @@ class Dataset:
         self._kept[[index.classes.index(name) for name in self.classes]] = np.arange(len(self.classes))
         self._arrays = arrays
         clipped = index.facts.get("clipped", 0)
-        cut = f"{clipped} boxes passed their image's edge by up to 1 px and were cut to it." if clipped else ""
+        cut = f"Boxes cut because they passed their image's edge by up to 1 px: {clipped}." if clipped else ""
         self.note = " ".join(part for part in (missing, index.facts.get("note", ""), cut) if part)
 
     def __len__(self) -> int:

@@ -172,6 +172,9 @@ def _is_offsets(offsets: np.ndarray, count: int, end: int) -> bool:
     )
 
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode  # made once: json.dumps would make one each time
+
+
 class IndexBuilder:
     """Collects images and their objects one by one, then makes the columns."""
 
@@ -215,7 +218,7 @@ class IndexBuilder:
         self.labels.append(label)
         self.difficult.append(difficult)
         self.crowd.append(crowd)
-        self.segments.append(json.dumps(segment, separators=(",", ":")).encode() if segment else b"")
+        self.segments.append(_encode(segment).encode() if segment else b"")
         self.marks.append(mark)
         self.counts[-1] += 1
 

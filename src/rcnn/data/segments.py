@@ -64,13 +64,13 @@ def _polygon_area(corners: np.ndarray) -> float:
 
 
 def _is_polygon(value: Any) -> bool:
-    """Whether a JSON value is a list x1 y1 x2 y2 … of at least three corners."""
-    return isinstance(value, list) and len(value) >= 6 and len(value) % 2 == 0 and all(map(_is_finite, value))
-
-
-def _is_finite(value: Any) -> bool:
-    """Whether a JSON value is an ordinary number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
+    """Whether a JSON value is a list x1 y1 x2 y2 … of at least three corners, all finite."""
+    if not isinstance(value, list) or len(value) < 6 or len(value) % 2 or not set(map(type, value)) <= {int, float}:
+        return False
+    try:
+        return math.isfinite(sum(value))
+    except OverflowError:  # an integer beyond float
+        return False
 
 
 def _is_count(value: Any) -> bool:
