@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 import shutil
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,25 +30,17 @@ PIXELS = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def splits(folder) -> dict[str, DigitsSplit]:
-    """All splits, drawn anew and left in the cache of `folder`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RCNN_CACHE", str(folder))
-        return {split: generate(split) for split in SPLITS}
+def splits(cache) -> dict[str, DigitsSplit]:
+    """All splits, drawn by the first who asked in this session."""
+    return {split: generate(split) for split in SPLITS}
 
 
 @pytest.fixture
-def cache(folder, splits, tmp_path, monkeypatch):
-    """A cache folder of one's own that holds the `val` split."""
-    for file in folder.glob("digits-val-*"):
-        shutil.copy(file, tmp_path)
+def kept(splits, tmp_path, monkeypatch):
+    """The cache file of the `val` split, in a folder of one's own."""
+    (file,) = Path(os.environ["RCNN_CACHE"]).glob("digits-val-*")
     monkeypatch.setenv("RCNN_CACHE", str(tmp_path))
-    return tmp_path
+    return Path(shutil.copy(file, tmp_path))
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -143,7 +137,7 @@ def test_a_digit_that_would_cover_too_much_of_another_is_refused():
     assert not digits._overlaps_fairly(instances, (slice(100, 140), slice(20, 50)), solid)
 
 
-def test_the_cache_gives_the_same_arrays(splits, cache, monkeypatch):
+def test_the_cache_gives_the_same_arrays(splits, kept, monkeypatch):
     monkeypatch.setattr(digits, "_written", lambda split: pytest.fail("the cache was not read"))
     again = generate("val")
     assert np.array_equal(again.images, splits["val"].images)
@@ -155,23 +149,22 @@ def test_the_cache_gives_the_same_arrays(splits, cache, monkeypatch):
 
 
 @pytest.mark.parametrize("harm", ["flipped", "truncated", "empty", "stale"])
-def test_a_damaged_or_stale_cache_is_drawn_again(splits, cache, harm):
-    (file,) = cache.glob("digits-val-*")
-    whole = file.read_bytes()
+def test_a_damaged_or_stale_cache_is_drawn_again(splits, kept, harm):
+    whole = kept.read_bytes()
     if harm == "flipped":
-        file.write_bytes(whole[:100_000] + bytes([whole[100_000] ^ 1]) + whole[100_001:])
+        kept.write_bytes(whole[:100_000] + bytes([whole[100_000] ^ 1]) + whole[100_001:])
     elif harm == "truncated":
-        file.write_bytes(whole[: len(whole) // 2])
+        kept.write_bytes(whole[: len(whole) // 2])
     elif harm == "empty":
-        file.write_bytes(b"")
+        kept.write_bytes(b"")
     else:
-        with np.load(file) as kept:
-            arrays = dict(kept)
+        with np.load(kept) as file:
+            arrays = dict(file)
         arrays["boxes"] = arrays["boxes"] + 1
-        np.savez(file, **arrays)
+        np.savez(kept, **arrays)
     assert np.array_equal(np.concatenate(generate("val").boxes), np.concatenate(splits["val"].boxes))
-    with np.load(file) as kept:
-        assert np.array_equal(kept["images"], splits["val"].images)
+    with np.load(kept) as file:
+        assert np.array_equal(file["images"], splits["val"].images)
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(splits, tmp_path, monkeypatch):
@@ -188,7 +181,7 @@ def test_bytes_that_differ_from_the_published_ones_are_told_and_not_cached(tmp_p
     assert not list(tmp_path.iterdir())
 
 
-def test_a_split_travels_to_a_worker_by_name(splits, cache):
+def test_a_split_travels_to_a_worker_by_name(splits, kept):
     travelling = pickle.dumps(splits["val"])
     assert len(travelling) < 200
     assert np.array_equal(pickle.loads(travelling).images, splits["val"].images)
@@ -216,7 +209,7 @@ def test_the_field_is_solid_inside_and_empty_outside_and_mirrors_with_its_source
     smooth = field(source)
     assert smooth.shape == (SIDE, SIDE)
     assert abs(smooth[SIDE // 2, SIDE // 2] - FULL) < 0.05 * FULL
-    assert np.all(smooth[: 2 * 16] == 0)
+    assert np.all(smooth[:16] == 0)
     assert np.array_equal(field(source[:, ::-1]), smooth[:, ::-1])
 
 

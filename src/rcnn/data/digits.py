@@ -88,8 +88,8 @@ def generate(split: str) -> DigitsSplit:
         raise UserError(f"digits has no split '{split}'{nearest(split, SPLITS)}")
     place = cache_folder() / f"digits-{split}-{DIGESTS[split][:16]}.npz"
     with contextlib.suppress(Exception):  # whatever is wrong with a cache, the answer is to draw again
-        with np.load(place, allow_pickle=False) as file:
-            kept = {name: file[name] for name in _DTYPES}
+        with open(place, "rb") as file, np.load(file, allow_pickle=False) as members:
+            kept = {name: members[name] for name in _DTYPES}
         if _digest(kept) == DIGESTS[split]:
             return _unpacked(split, kept)
     arrays = _written(split)
