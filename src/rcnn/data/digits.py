@@ -97,7 +97,7 @@ def generate(split: str) -> DigitsSplit:
         warnings.warn(f"the '{split}' images of digits differ from the published ones", stacklevel=2)
         return _unpacked(split, arrays)
     with contextlib.suppress(RCNNError, OSError), writing(place) as beside:
-        np.savez(beside, **arrays)
+        np.savez(beside, **arrays)  # type: ignore[arg-type]
     return _unpacked(split, arrays)
 
 
@@ -110,7 +110,7 @@ def _digest(arrays: dict[str, np.ndarray]) -> str:
     for name, dtype in _DTYPES.items():
         array = np.ascontiguousarray(arrays[name].astype(dtype, copy=False))
         digest.update(f"{name}{array.shape}".encode())
-        digest.update(array)
+        digest.update(array.data)
     return digest.hexdigest()
 
 
@@ -155,8 +155,8 @@ def _handwriting() -> tuple[np.ndarray, np.ndarray]:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise RCNNError("the data set 'digits' needs scikit-learn, which is not installed") from error
-    bunch = load_digits()
-    return bunch.images.astype(np.uint8), bunch.target.astype(np.int64)
+    levels, targets = load_digits(return_X_y=True)
+    return np.asarray(levels).reshape(-1, 8, 8).astype(np.uint8), np.asarray(targets).astype(np.int64)
 
 
 def _shared_out(targets: np.ndarray) -> dict[str, list[np.ndarray]]:

@@ -55,8 +55,9 @@ def resize(image: np.ndarray | Tensor, short: int, long: int) -> Tensor:
     if isinstance(image, np.ndarray):
         # torch has no read-only tensors; a memory-mapped image is copied rather than warned about.
         image = torch.from_numpy(image if image.flags.writeable else image.copy()).permute(2, 0, 1)
-    size = resized_size(*image.shape[-2:], short, long)
-    if size == tuple(image.shape[-2:]):
+    height, width = image.shape[-2:]
+    size = resized_size(height, width, short, long)
+    if size == (height, width):
         return image.clone()
     return functional.resize_image(image[None], list(size), antialias=True)[0]
 
@@ -181,8 +182,8 @@ class Augmentation:
 
 def _sample(pixels: Tensor, sides: Tensor) -> dict[str, Any]:
     """Pixels [3, H, W] and boxes [G, 4] as torchvision's transforms take them, with an index [G] of the objects."""
-    canvas = tuple(pixels.shape[-2:])
-    boxes = tv_tensors.BoundingBoxes(sides.reshape(-1, 4), format="XYXY", canvas_size=canvas)
+    height, width = pixels.shape[-2:]
+    boxes = tv_tensors.BoundingBoxes(sides.reshape(-1, 4), format="XYXY", canvas_size=(height, width))  # type: ignore
     return {"image": tv_tensors.Image(pixels), "boxes": boxes, "index": torch.arange(len(boxes))}
 
 
