@@ -208,7 +208,7 @@ def grouped(order: np.ndarray, tall: np.ndarray, rows: int) -> np.ndarray:
         rows: images a batch.
 
     Returns:
-        [ceil(N / rows), rows] image indices: every image once, and the first of `order` again where the last batch has
+        [S, rows] image indices of S = ceil(N / rows) batches: every image once, and the first of `order` again where the last batch has
         room. Batches come in the order in which they fill up; images that fill none of one aspect come last.
     """
     batches, filled, rest = [], [], []

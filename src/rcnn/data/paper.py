@@ -8,6 +8,7 @@ that no detector can tell a digit by its edge alone. Fields are int16, in which 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from math import isqrt
 
 import numpy as np
@@ -49,14 +50,14 @@ def blend(canvas: np.ndarray, colour: np.ndarray, coverage: np.ndarray) -> np.nd
 def _lattice(draws: Draws, cell: int) -> np.ndarray:
     """Random tones every `cell` pixels, smoothly joined (value noise): int16 [H, W] in 0–255."""
     tones = draws.bytes(HEIGHT // cell + 2, WIDTH // cell + 2).astype(np.int16)
+    return _joined(_joined(tones, _Y[:, 0], cell).T, _X[0], cell).T
 
-    def join(values: np.ndarray, position: np.ndarray) -> np.ndarray:
-        index, part = position // cell, position % cell * 128 // cell
-        part = (part * part * (384 - 2 * part) >> 14).astype(np.int16)  # smoothstep, 0–128
-        steps = np.diff(values, axis=0)
-        return values[index] + (steps[index] * part[:, None] >> 7)
 
-    return join(join(tones, _Y[:, 0]).T, _X[0]).T
+def _joined(values: np.ndarray, position: np.ndarray, cell: int) -> np.ndarray:
+    """Rows of values [N, M], `cell` pixels apart, smoothly joined at each position [P] in pixels: int16 [P, M]."""
+    index, part = position // cell, position % cell * 128 // cell
+    part = (part * part * (384 - 2 * part) >> 14).astype(np.int16)  # smoothstep, 0–128
+    return values[index] + (np.diff(values, axis=0)[index] * part[:, None] >> 7)
 
 
 def _clouds(draws: Draws, *cells: int) -> np.ndarray:
@@ -146,14 +147,13 @@ def _curve(draws: Draws) -> np.ndarray:
     coverage = np.zeros((HEIGHT, WIDTH), np.int16)
     points = [(draws.integer(-40, WIDTH + 40), draws.integer(-40, HEIGHT + 40)) for _ in range(3)]
     radius, pieces = draws.integer(1, 5), 12
-
-    def at(k: int) -> tuple[int, int]:
-        mix = ((pieces - k) ** 2, 2 * k * (pieces - k), k * k)
-        x, y = (sum(m * p[axis] for m, p in zip(mix, points, strict=True)) // pieces**2 for axis in range(2))
-        return x, y
-
-    for k in range(pieces):
-        _segment(coverage, at(k), at(k + 1), radius)
+    (ax, ay), (bx, by), (cx, cy) = points
+    path = []
+    for k in range(pieces + 1):
+        a, b, c = (pieces - k) ** 2, 2 * k * (pieces - k), k * k
+        path.append(((a * ax + b * bx + c * cx) // pieces**2, (a * ay + b * by + c * cy) // pieces**2))
+    for start, end in pairwise(path):
+        _segment(coverage, start, end, radius)
     return coverage
 
 
