@@ -126,3 +126,9 @@ def make(tmp_path: Path) -> Callable[[str], Path]:
 @pytest.fixture
 def draw_image() -> Callable[..., Path]:
     return write_image
+
+
+@pytest.fixture(scope="session")
+def write_format() -> Callable[[str, Path], Path]:
+    """Writes the small data set in a format into an empty folder."""
+    return lambda form, root: WRITE[form](root)
