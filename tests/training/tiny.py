@@ -39,11 +39,16 @@ class Tiny(Detector):
         self.score = nn.Conv2d(options.width, len(classes), 1)
         self.poison_at = -1  # after so many forward passes in training mode the loss is not a number
         self.passes = 0
-        self.pause = 0.0
+        self.pause = 0.0  # seconds that a pass takes longer
+        self.plain = False  # nothing random and no batch statistics: a loss is the mean of its images' losses
 
     def cells(self, images):
-        pixels = images.pixels.float() / 255 - 0.5
-        return self.score(self.dropout(F.relu(self.norm(self.body(F.relu(self.frozen(pixels)))))))  # [B, K, h, w]
+        maps = self.body(F.relu(self.frozen(images.pixels.float() / 255 - 0.5)))
+        if self.plain:
+            self.norm.eval()
+            self.dropout.eval()
+        maps = self.dropout(self.norm(maps))
+        return self.score(F.relu(maps))  # [B, K, h, w]
 
     def losses(self, batch, generator=None):
         logits = self.cells(batch.images)
@@ -55,6 +60,8 @@ class Tiny(Detector):
                     target[b, label, min(y, logits.shape[2] - 1), min(x, logits.shape[3] - 1)] = 1
         noise = torch.rand(logits.shape, generator=generator, device=logits.device)
         each = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        if self.plain:
+            noise = torch.ones_like(noise)
         self.passes += self.training
         time.sleep(self.pause)
         if self.passes == self.poison_at:

@@ -39,7 +39,7 @@ def command(
 
     rcnn train faster-rcnn/resnet18-fpn --data digits --epochs 10
     """
-    from rcnn.training import train
+    from rcnn.api import train
 
     result = train(
         system or None,
@@ -65,10 +65,7 @@ def command(
         quiet=cli.quiet(),
     )
     if result is not None:
-        from rcnn.report import report_run
-
-        cli.say("evaluating the best model for the report")
-        cli.say(f"report: {report_run(result.run, device=result.recipe.train.device)}")
+        cli.say(f"report: {result.run / 'report.html'}")
         print(result.run)
 
 

@@ -6,7 +6,6 @@ resumed run draws what an uninterrupted one would have drawn.
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +57,6 @@ def load_state(run: Path) -> dict[str, Any] | None:
         return None
     try:
         return torch.load(run / FILE, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # the unpickler fails in as many ways as a file can be damaged
         first = (str(error).splitlines() or [""])[0]
         raise RCNNError(f"'{run / FILE}' is damaged, so the run cannot be resumed: {first}") from error
