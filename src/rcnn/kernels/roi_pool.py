@@ -33,52 +33,48 @@ def roi_pool(
         [B, N, C, P, P] in the type of the features, contiguous. The gradient goes to each bin's maximum, the first
         of equals.
     """
-    return _roi_pool(list(features), boxes.float(), levels, [float(s) for s in strides], size)[0]
+    return _roi_pool(list(features), boxes.detach().float(), levels, [float(s) for s in strides], size)
 
 
 @torch.library.custom_op(
     "rcnn::roi_pool",
     mutates_args=(),
-    schema="(Tensor[] features, Tensor boxes, Tensor levels, float[] strides, int size) -> (Tensor, Tensor)",
+    schema="(Tensor[] features, Tensor boxes, Tensor levels, float[] strides, int size) -> Tensor",
 )
-def _roi_pool(
-    features: list[Tensor], boxes: Tensor, levels: Tensor, strides: list[float], size: int
-) -> tuple[Tensor, Tensor]:
+def _roi_pool(features: list[Tensor], boxes: Tensor, levels: Tensor, strides: list[float], size: int) -> Tensor:
     return form(boxes.device.type).roi_pool(features, boxes, levels, strides, size)
 
 
 @_roi_pool.register_fake
-def _(features: list[Tensor], boxes: Tensor, levels: Tensor, strides: list[float], size: int) -> tuple[Tensor, Tensor]:
-    channels = features[0].shape[1]
-    pooled = features[0].new_empty((*levels.shape, channels, size, size))
-    return pooled, features[0].new_empty((*levels.shape, size * size, channels), dtype=torch.int32)
+def _(features: list[Tensor], boxes: Tensor, levels: Tensor, strides: list[float], size: int) -> Tensor:
+    return features[0].new_empty((*levels.shape, features[0].shape[1], size, size))
 
 
+# The backward pass looks for the maxima again: to remember them would take as much memory as the pooled features.
 @torch.library.custom_op(
     "rcnn::roi_pool_backward",
     mutates_args=(),
-    schema="(Tensor grad, Tensor chosen, Tensor levels, SymInt[] heights, SymInt[] widths) -> Tensor[]",
+    schema="(Tensor grad, Tensor[] features, Tensor boxes, Tensor levels, float[] strides) -> Tensor[]",
 )
 def _roi_pool_backward(
-    grad: Tensor, chosen: Tensor, levels: Tensor, heights: list[int], widths: list[int]
+    grad: Tensor, features: list[Tensor], boxes: Tensor, levels: Tensor, strides: list[float]
 ) -> list[Tensor]:
-    return form(grad.device.type).roi_pool_backward(grad, chosen, levels, heights, widths)
+    return form(boxes.device.type).roi_pool_backward(grad, features, boxes, levels, strides)
 
 
 @_roi_pool_backward.register_fake
-def _(grad: Tensor, chosen: Tensor, levels: Tensor, heights: list[int], widths: list[int]) -> list[Tensor]:
-    return empty_maps(grad, heights, widths)
+def _(grad: Tensor, features: list[Tensor], boxes: Tensor, levels: Tensor, strides: list[float]) -> list[Tensor]:
+    return empty_maps(grad, [f.shape[2] for f in features], [f.shape[3] for f in features])
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    features, _, levels, _, _ = inputs
-    ctx.heights, ctx.widths = [f.shape[2] for f in features], [f.shape[3] for f in features]
-    ctx.save_for_backward(output[1], levels)
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    features, boxes, levels, ctx.strides, _ = inputs
+    ctx.save_for_backward(boxes, levels, *features)
 
 
-def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Any, ...]:
-    chosen, levels = ctx.saved_tensors
-    return _roi_pool_backward(grad, chosen, levels, ctx.heights, ctx.widths), None, None, None, None
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    boxes, levels, *features = ctx.saved_tensors
+    return _roi_pool_backward(grad, features, boxes, levels, ctx.strides), None, None, None, None
 
 
 _roi_pool.register_autograd(_differentiate, setup_context=_save)

@@ -7,12 +7,13 @@ whatever order the GPU's atomic additions come (torchvision's kernels), so it ma
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torchvision
 from torch import Tensor
 
 from rcnn.kernels.reference.matching import match
-from rcnn.kernels.reference.roi_pool import roi_pool_backward
 
 __all__ = ["nms", "match", "roi_align", "roi_align_backward", "roi_pool", "roi_pool_backward"]
 
@@ -79,20 +80,36 @@ def roi_align_backward(
     return maps
 
 
-def roi_pool(
+def roi_pool(features: list[Tensor], boxes: Tensor, levels: Tensor, strides: list[float], size: int) -> Tensor:
+    """Pooled features [B, N, C, P, P] of boxes [B, N, 4] in maps [B, C, H, W]; see `rcnn.kernels.roi_pool`."""
+    pooled = sum(values for values, _ in _maxima(features, boxes, levels, strides, size))
+    return pooled.unflatten(0, levels.shape).to(features[0].dtype)
+
+
+def roi_pool_backward(
+    grad: Tensor, features: list[Tensor], boxes: Tensor, levels: Tensor, strides: list[float]
+) -> list[Tensor]:
+    """Gradient maps [B, C, H, W], channels-last, for the gradient [B, N, C, P, P] of `roi_pool`."""
+    maps = []
+    for feature, (values, pixels) in zip(
+        features, _maxima(features, boxes, levels, strides, grad.shape[-1]), strict=True
+    ):
+        given = torch.where(pixels >= 0, grad.to(values.dtype).flatten(0, 1), 0).unflatten(0, levels.shape)
+        pixels = pixels.clamp(min=0).long().unflatten(0, levels.shape)
+        total = values.new_zeros(feature.shape).flatten(2)  # [B, C, H·W]
+        total.scatter_add_(2, *(t.transpose(1, 2).flatten(2) for t in (pixels, given)))
+        maps.append(total.view(feature.shape).to(grad.dtype, memory_format=torch.channels_last))
+    return maps
+
+
+def _maxima(
     features: list[Tensor], boxes: Tensor, levels: Tensor, strides: list[float], size: int
-) -> tuple[Tensor, Tensor]:
-    """Pooled features [B, N, C, P, P] and chosen pixels [B, N, P·P, C]; see `rcnn.kernels.roi_pool`."""
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each map the maxima [B·N, C, P, P] of the bins of its RoIs and their pixels y·W + x; else 0 and -1."""
     dtype = torch.promote_types(features[0].dtype, torch.float32)
-    pooled = boxes.new_zeros((levels.numel(), features[0].shape[1], size, size), dtype=dtype)
-    chosen = torch.full_like(pooled, -1, dtype=torch.int32)
     for level, (feature, stride) in enumerate(zip(features, strides, strict=True)):
         rois = _rois(boxes, levels, level).to(dtype)
-        values, pixels = torch.ops.torchvision.roi_pool(feature.to(dtype), rois, 1 / stride, size, size)
-        pooled += values
-        chosen = torch.maximum(chosen, pixels.int())
-    chosen = chosen.flatten(2).transpose(1, 2).contiguous().unflatten(0, levels.shape)
-    return pooled.unflatten(0, levels.shape).to(features[0].dtype), chosen
+        yield torch.ops.torchvision.roi_pool(feature.to(dtype), rois, 1 / stride, size, size)
 
 
 def _rois(boxes: Tensor, levels: Tensor, level: int) -> Tensor:

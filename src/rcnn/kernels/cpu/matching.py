@@ -41,32 +41,36 @@ def match(boxes: Tensor, truth: Tensor, real: Tensor, eligible: Tensor | None) -
 # Without NaN and signed zeros min and max vectorise; every IoU stays exact, and equal in both passes.
 @kernel(fastmath={"nnan", "nsz"})
 def _block_ious(corners: np.ndarray, truth: np.ndarray, ious: np.ndarray) -> np.float32:
-    """Fills ious [n] with those of a block's corners [5, n] (x1, y1, x2, y2, area) with truth [4]; returns the peak."""
+    """Fills ious [BLOCK] with those of corners [5, BLOCK] and truth [4]; returns the highest."""
     zero, tiny = np.float32(0), np.float32(1.17549435e-38)
     left, top, right, bottom = truth
     own = max(right - left, zero) * max(bottom - top, zero)
     x1, y1, x2, y2, area = corners
-    peak = zero
-    for k in range(len(ious)):
+    highest = zero
+    for k in range(BLOCK):
         width = max(min(right, x2[k]) - max(left, x1[k]), zero)
         height = max(min(bottom, y2[k]) - max(top, y1[k]), zero)
         shared = width * height
         ious[k] = shared / max(area[k] + own - shared, tiny)
-        peak = max(peak, ious[k])
-    return peak
+        highest = max(highest, ious[k])
+    return highest
 
 
 @kernel()
-def _load(boxes: np.ndarray, allowed: np.ndarray, start: int, corners: np.ndarray) -> None:
-    """Fills corners [5, n] with the boxes [A, 4] from `start` on, coordinate by coordinate; zeros where not allowed."""
+def _load(boxes: np.ndarray, allowed: np.ndarray, block: int, corners: np.ndarray) -> int:
+    """Fills corners [5, BLOCK] with x1, y1, x2, y2 and area of a block of boxes [A, 4]; returns how many it holds.
+
+    Boxes that aren't allowed [A] are zeros, and so overlap nothing.
+    """
     zero = np.float32(0)
-    for k in range(corners.shape[1]):
-        if len(allowed) > 0 and not allowed[start + k]:
-            corners[:, k] = zero
-            continue
-        x1, y1, x2, y2 = boxes[start + k]
-        corners[0, k], corners[1, k], corners[2, k], corners[3, k] = x1, y1, x2, y2
-        corners[4, k] = max(x2 - x1, zero) * max(y2 - y1, zero)
+    start, end = block * BLOCK, min((block + 1) * BLOCK, len(boxes))
+    corners[:] = zero
+    for k in range(end - start):
+        if len(allowed) == 0 or allowed[start + k]:
+            x1, y1, x2, y2 = boxes[start + k]
+            corners[0, k], corners[1, k], corners[2, k], corners[3, k] = x1, y1, x2, y2
+            corners[4, k] = max(x2 - x1, zero) * max(y2 - y1, zero)
+    return end - start
 
 
 @kernel()
@@ -82,22 +86,28 @@ def _best_truths(
     last: int,
 ) -> None:
     """Finds the best truth of each box of the blocks `first` … `last` - 1."""
-    store, ious, chosen = np.empty((5, BLOCK), np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.int32)
+    corners, ious = np.empty((5, BLOCK), np.float32), np.empty(BLOCK, np.float32)
+    highest, which = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.int32)
     for block in range(first, last):
-        start, end = block * BLOCK, min((block + 1) * BLOCK, len(boxes))
-        corners, found, which = store[:, : end - start], ious[: end - start], chosen[: end - start]
-        _load(boxes, allowed, start, corners)
-        highest = overlap[start:end]
+        held = _load(boxes, allowed, block, corners)
         highest[:] = np.float32(0)
         which[:] = 0
         for g in range(len(truths)):
-            peaks[block, g] = _block_ious(corners, truths[g], found)
-            for k in range(len(found)):
-                better = found[k] > highest[k]  # strictly: of equals the first truth stays
-                highest[k] = found[k] if better else highest[k]
-                which[k] = g if better else which[k]
-        for k in range(len(found)):
-            index[start + k] = numbers[which[k]] if highest[k] > 0 else 0
+            peaks[block, g] = _block_ious(corners, truths[g], ious)
+            if peaks[block, g] > 0:
+                _take_higher(ious, np.int32(g), highest, which)
+        for k in range(held):
+            overlap[block * BLOCK + k] = highest[k]
+            index[block * BLOCK + k] = numbers[which[k]] if highest[k] > 0 else 0
+
+
+@kernel()
+def _take_higher(ious: np.ndarray, truth: np.int32, highest: np.ndarray, which: np.ndarray) -> None:
+    """Keeps in highest [BLOCK] the higher of itself and ious [BLOCK], and in which [BLOCK] the truth it is of."""
+    for k in range(BLOCK):
+        higher = ious[k] > highest[k]  # strictly: of equals the first truth stays
+        highest[k] = ious[k] if higher else highest[k]
+        which[k] = truth if higher else which[k]
 
 
 @kernel()
@@ -105,15 +115,12 @@ def _best_boxes(
     boxes: np.ndarray, truths: np.ndarray, allowed: np.ndarray, peaks: np.ndarray, best: np.ndarray
 ) -> None:
     """Marks in best [A] the boxes that reach a truth's highest IoU, from `_best_truths`'s peaks [blocks, G]."""
-    store, ious = np.empty((5, BLOCK), np.float32), np.empty(BLOCK, np.float32)
+    corners, ious = np.empty((5, BLOCK), np.float32), np.empty(BLOCK, np.float32)
     for g in range(len(truths)):
         peak = peaks[:, g].max()
         for block in range(len(peaks)):
-            if peaks[block, g] < peak or peak == 0:
-                continue
-            start, end = block * BLOCK, min((block + 1) * BLOCK, len(boxes))
-            corners, found = store[:, : end - start], ious[: end - start]
-            _load(boxes, allowed, start, corners)
-            _block_ious(corners, truths[g], found)
-            for k in range(len(found)):
-                best[start + k] |= found[k] == peak
+            if peak > 0 and peaks[block, g] == peak:
+                held = _load(boxes, allowed, block, corners)
+                _block_ious(corners, truths[g], ious)
+                for k in range(held):
+                    best[block * BLOCK + k] |= ious[k] == peak

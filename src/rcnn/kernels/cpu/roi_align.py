@@ -32,7 +32,7 @@ def roi_align(
     pooled = torch.empty((rois, channels, size * size), dtype=computing(features[0].dtype))
     out, corners = pooled.numpy(), boxes.reshape(-1, 4).contiguous().numpy()
     tasks = []
-    for level, members in by_level(levels, len(maps)):
+    for level, members in by_level(levels, len(maps), corners[:, 1]):
         if level < 0:
             out[members] = 0
             continue
@@ -62,16 +62,25 @@ def roi_align_backward(
     given = grad.to(dtype).contiguous().view(-1, channels, size * size).numpy()
     corners = boxes.reshape(-1, 4).contiguous().numpy()
     tasks = []
-    for level, members in by_level(levels, len(maps)):
+    for level, members in by_level(levels, len(maps), corners[:, 1]):
         if level < 0:
             continue
         scale = np.float32(1 / strides[level])
         for image in range(images):
             own = members[members // proposals == image]
             for first, last in channel_spans(channels):
-                total = maps[level][image].numpy()[..., first:last]
-                arguments = (total, corners, own, scale, size, sampling_ratio, aligned, given[:, first:last])
-                tasks.append((_backward, *arguments))
+                arguments = (
+                    maps[level][image].numpy(),
+                    first,
+                    last,
+                    corners,
+                    own,
+                    scale,
+                    size,
+                    sampling_ratio,
+                    aligned,
+                )
+                tasks.append((_backward, *arguments, given))
     run(tasks)
     return [m.permute(0, 3, 1, 2).to(grad.dtype) for m in maps]
 
@@ -86,12 +95,17 @@ def pixels_first(feature: Tensor) -> np.ndarray:
     return feature.detach().to(computing(feature.dtype)).permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def by_level(levels: Tensor, maps: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields each level and the numbers of its RoIs among all R; -1 stands for RoIs on none of the maps."""
+def by_level(levels: Tensor, maps: int, tops: np.ndarray | None = None) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields each level and the numbers of its RoIs among all R; -1 stands for RoIs on none of the maps.
+
+    With `tops` [R] the RoIs of an image go from its top to its bottom, so that neighbours find their pixels cached.
+    """
     flat = levels.reshape(-1).numpy()
     flat = np.where(flat < maps, flat, -1)
     for level in range(-1, maps):
         members = np.flatnonzero(flat == level)
+        if tops is not None:
+            members = members[np.lexsort((tops[members], members // levels.shape[1]))]
         if len(members):
             yield level, members
 
@@ -130,35 +144,42 @@ def _forward(
                     for j in range(column_taps[q]):
                         pixel = feature[images[k], rows[p, i], columns[q, j]]
                         _add_scaled(row_weights[p, i] * column_weights[q, j], pixel, total)
-        _transpose(tile[:, :channels], pooled[members[k]])
+        for c in range(channels):
+            for bin in range(size * size):
+                pooled[members[k], c, bin] = tile[bin, c]
 
 
 @kernel()
 def _backward(
-    total: np.ndarray,  # [H, W, c], added to: some channels of one image's gradient map
+    total: np.ndarray,  # [H, W, C], added to in channels first … last - 1: one image's gradient map
+    first: int,
+    last: int,
     boxes: np.ndarray,  # [R, 4]
     members: np.ndarray,  # [n], the RoIs of this image and level
     scale: np.float32,
     size: int,
     sampling_ratio: int,
     aligned: bool,
-    grad: np.ndarray,  # [R, c, P·P]
+    grad: np.ndarray,  # [R, C, P·P]
 ) -> None:
-    height, width, channels = total.shape
+    height, width, _ = total.shape
     rows, row_weights, row_taps = _room(size, sampling_ratio, height)
     columns, column_weights, column_taps = _room(size, sampling_ratio, width)
-    tile = np.empty((size * size, channels), total.dtype)
-    for k in range(len(members)):
-        x1, y1, x2, y2 = boxes[members[k]] * scale
+    tile = np.empty((size * size, last - first + 16), total.dtype)
+    for roi in members:
+        x1, y1, x2, y2 = boxes[roi] * scale
         _axis_taps(y1, y2, height, sampling_ratio, aligned, rows, row_weights, row_taps)
         _axis_taps(x1, x2, width, sampling_ratio, aligned, columns, column_weights, column_taps)
-        _transpose(grad[members[k]], tile)
+        for c in range(last - first):
+            for bin in range(size * size):
+                tile[bin, c] = grad[roi, first + c, bin]
         for p in range(size):
             for q in range(size):
+                given = tile[p * size + q, : last - first]
                 for i in range(row_taps[p]):
                     for j in range(column_taps[q]):
-                        pixel = total[rows[p, i], columns[q, j]]
-                        _add_scaled(row_weights[p, i] * column_weights[q, j], tile[p * size + q], pixel)
+                        pixel = total[rows[p, i], columns[q, j], first:last]
+                        _add_scaled(row_weights[p, i] * column_weights[q, j], given, pixel)
 
 
 @kernel()
@@ -229,13 +250,3 @@ def _add_scaled(weight: np.float32, values: np.ndarray, total: np.ndarray) -> No
     """total [C] += weight · values [C], fused."""
     for c in range(len(total)):
         total[c] += weight * values[c]
-
-
-@kernel()
-def _transpose(source: np.ndarray, target: np.ndarray) -> None:
-    """target [m, n] = source [n, m] transposed, 16 at a time, so that their cache lines are read once."""
-    n, m = source.shape
-    for block in range(0, m, 16):
-        for i in range(n):
-            for j in range(block, min(block + 16, m)):
-                target[j, i] = source[i, j]

@@ -15,50 +15,46 @@ from rcnn.kernels.cpu.roi_align import by_level, channel_spans, computing, pixel
 from rcnn.kernels.cpu.threads import kernel, run, spans
 
 
-def roi_pool(
-    features: list[Tensor], boxes: Tensor, levels: Tensor, strides: list[float], size: int
-) -> tuple[Tensor, Tensor]:
-    """Pooled features [B, N, C, P, P] and chosen pixels [B, N, P·P, C]; see `rcnn.kernels.roi_pool`."""
+def roi_pool(features: list[Tensor], boxes: Tensor, levels: Tensor, strides: list[float], size: int) -> Tensor:
+    """Pooled features [B, N, C, P, P] of boxes [B, N, 4] in maps [B, C, H, W]; see `rcnn.kernels.roi_pool`."""
     maps = [pixels_first(feature) for feature in features]
     rois, channels = levels.numel(), features[0].shape[1]
     pooled = torch.empty((rois, channels, size * size), dtype=computing(features[0].dtype))
-    chosen = torch.empty((rois, size * size, channels), dtype=torch.int32)
-    corners = boxes.reshape(-1, 4).contiguous().numpy()
+    out, corners = pooled.numpy(), boxes.reshape(-1, 4).contiguous().numpy()
     tasks = []
-    for level, members in by_level(levels, len(maps)):
+    for level, members in by_level(levels, len(maps), corners[:, 1]):
         if level < 0:
-            pooled.numpy()[members], chosen.numpy()[members] = 0, -1
+            out[members] = 0
             continue
         scale, images = np.float32(1 / strides[level]), members // levels.shape[1]
         for first, last in spans(len(members), least=8):
             part = slice(first, last)
-            outputs = (pooled.numpy(), chosen.numpy())
-            tasks.append((_forward, maps[level], images[part], corners, members[part], scale, size, *outputs))
+            tasks.append((_forward, maps[level], images[part], corners, members[part], scale, size, out))
     run(tasks)
-    pooled = pooled.view(*levels.shape, channels, size, size).to(features[0].dtype)
-    return pooled, chosen.view(*levels.shape, size * size, channels)
+    return pooled.view(*levels.shape, channels, size, size).to(features[0].dtype)
 
 
 def roi_pool_backward(
-    grad: Tensor, chosen: Tensor, levels: Tensor, heights: list[int], widths: list[int]
+    grad: Tensor, features: list[Tensor], boxes: Tensor, levels: Tensor, strides: list[float]
 ) -> list[Tensor]:
     """Gradient maps [B, C, H, W], channels-last, for the gradient [B, N, C, P, P] of `roi_pool`."""
     images, proposals, channels, size, _ = grad.shape
-    dtype = computing(grad.dtype)
-    maps = [torch.zeros((images, h, w, channels), dtype=dtype) for h, w in zip(heights, widths, strict=True)]
-    given = grad.to(dtype).contiguous().view(-1, channels, size * size).numpy()
-    pixels = chosen.contiguous().view(-1, size * size, channels).numpy()
+    maps = [pixels_first(feature) for feature in features]
+    totals = [torch.zeros(m.shape, dtype=computing(grad.dtype)) for m in maps]
+    given = grad.to(computing(grad.dtype)).contiguous().view(-1, channels, size * size).numpy()
+    corners = boxes.reshape(-1, 4).contiguous().numpy()
     tasks = []
     for level, members in by_level(levels, len(maps)):
         if level < 0:
             continue
+        scale = np.float32(1 / strides[level])
         for image in range(images):
             own = members[members // proposals == image]
             for first, last in channel_spans(channels):
-                total = maps[level][image].numpy().reshape(-1, channels)[:, first:last]
-                tasks.append((_backward, total, own, pixels[..., first:last], given[:, first:last]))
+                arguments = (maps[level][image], totals[level][image].numpy(), first, last, corners, own, scale, size)
+                tasks.append((_backward, *arguments, given))
     run(tasks)
-    return [m.permute(0, 3, 1, 2).to(grad.dtype) for m in maps]
+    return [t.permute(0, 3, 1, 2).to(grad.dtype) for t in totals]
 
 
 @kernel()
@@ -70,7 +66,6 @@ def _forward(
     scale: np.float32,
     size: int,
     pooled: np.ndarray,  # [R, C, P·P], filled at the members
-    chosen: np.ndarray,  # [R, P·P, C], filled at the members
 ) -> None:
     _, height, width, channels = feature.shape
     tile = np.empty((size * size, channels + 16), feature.dtype)  # 16 more, so that its rows differ in cache set
@@ -82,17 +77,54 @@ def _forward(
         _edges(x1, x2, width, lefts, rights)
         for p in range(size):
             for q in range(size):
-                highest, where = tile[p * size + q, :channels], chosen[members[k], p * size + q]
-                where[:] = -1
-                highest[:] = -np.inf
-                if tops[p] >= bottoms[p] or lefts[q] >= rights[q]:
-                    highest[:] = 0
+                highest = tile[p * size + q, :channels]
+                highest[:] = -np.inf if tops[p] < bottoms[p] and lefts[q] < rights[q] else 0
                 for y in range(tops[p], bottoms[p]):
                     for x in range(lefts[q], rights[q]):
-                        _take_higher(feature[images[k], y, x], np.int32(y * width + x), highest, where)
+                        values = feature[images[k], y, x]
+                        for c in range(channels):
+                            highest[c] = values[c] if values[c] > highest[c] else highest[c]
         for c in range(channels):
             for bin in range(size * size):
                 pooled[members[k], c, bin] = tile[bin, c]
+
+
+@kernel()
+def _backward(
+    feature: np.ndarray,  # [H, W, C]: one image's map
+    total: np.ndarray,  # [H, W, C], added to in channels first … last - 1: its gradient
+    first: int,
+    last: int,
+    boxes: np.ndarray,  # [R, 4]
+    members: np.ndarray,  # [n], the RoIs of this image and level
+    scale: np.float32,
+    size: int,
+    grad: np.ndarray,  # [R, C, P·P]
+) -> None:
+    height, width, _ = feature.shape
+    channels = last - first
+    pixels = total.reshape(height * width, -1)
+    tile = np.empty((size * size, channels + 16), feature.dtype)
+    highest, where = np.empty(channels, feature.dtype), np.empty(channels, np.int32)
+    tops, bottoms = np.empty((2, size), np.int64)
+    lefts, rights = np.empty((2, size), np.int64)
+    for roi in members:
+        x1, y1, x2, y2 = boxes[roi] * scale
+        _edges(y1, y2, height, tops, bottoms)
+        _edges(x1, x2, width, lefts, rights)
+        for c in range(channels):
+            for bin in range(size * size):
+                tile[bin, c] = grad[roi, first + c, bin]
+        for p in range(size):
+            for q in range(size):
+                highest[:] = -np.inf
+                where[:] = -1
+                for y in range(tops[p], bottoms[p]):
+                    for x in range(lefts[q], rights[q]):
+                        _take_higher(feature[y, x, first:last], np.int32(y * width + x), highest, where)
+                for c in range(channels):
+                    if where[c] >= 0:
+                        pixels[where[c], first + c] += tile[p * size + q, c]
 
 
 @kernel()
@@ -123,18 +155,3 @@ def _take_higher(values: np.ndarray, pixel: np.int32, highest: np.ndarray, where
         higher = values[c] > highest[c]
         highest[c] = values[c] if higher else highest[c]
         where[c] = pixel if higher else where[c]
-
-
-@kernel()
-def _backward(
-    total: np.ndarray,  # [H·W, c], added to: some channels of one image's gradient map
-    members: np.ndarray,  # [n], the RoIs of this image and level
-    chosen: np.ndarray,  # [R, P·P, c]
-    grad: np.ndarray,  # [R, c, P·P]
-) -> None:
-    for roi in members:
-        for bin in range(chosen.shape[1]):
-            for c in range(chosen.shape[2]):
-                pixel = chosen[roi, bin, c]
-                if pixel >= 0:
-                    total[pixel, c] += grad[roi, c, bin]

@@ -6,6 +6,7 @@ used: its OpenMP layer kills forked data loader workers, and its work queue abor
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -53,7 +54,7 @@ def spans(length: int, least: int = 1) -> list[tuple[int, int]]:
     """Cuts `length` items into ranges for the threads, a few for each so that none waits long, of ≥ `least` items."""
     parts = max(1, min(length // least, 4 * threads() if threads() > 1 else 1))
     edges = [length * part // parts for part in range(parts + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(itertools.pairwise(edges))
 
 
 def _executor() -> ThreadPoolExecutor:

@@ -34,8 +34,8 @@ def axis_weights(start: Tensor, end: Tensor, extent: int, size: int, sampling_ra
     return (hat.clamp(min=0) * inside[..., None]).sum(1) / max(1, samples)
 
 
-def _rois(levels: Tensor, maps: int) -> Iterator[tuple[int, int, int]]:
-    """The image, number and level of each RoI that lies on a map."""
+def rois_on_maps(levels: Tensor, maps: int) -> Iterator[tuple[int, int, int]]:
+    """The image, number and level of each RoI of levels [B, N] that lies on a map."""
     for b, row in enumerate(levels.tolist()):
         for n, level in enumerate(row):
             if 0 <= level < maps:
@@ -54,7 +54,7 @@ def roi_align(
     """Pooled features [B, N, C, P, P] of boxes [B, N, 4] in maps [B, C, H, W]; see `rcnn.kernels.roi_align`."""
     dtype = torch.promote_types(features[0].dtype, torch.float32)
     pooled = features[0].new_zeros((*levels.shape, features[0].shape[1], size, size))
-    for b, n, level in _rois(levels, len(features)):
+    for b, n, level in rois_on_maps(levels, len(features)):
         feature = features[level][b].to(dtype)  # [C, H, W]
         x1, y1, x2, y2 = boxes[b, n] * (1.0 / strides[level])
         rows = axis_weights(y1, y2, feature.shape[1], size, sampling_ratio, aligned).to(dtype)
@@ -77,7 +77,7 @@ def roi_align_backward(
     dtype = torch.promote_types(grad.dtype, torch.float32)
     images, _, channels, size, _ = grad.shape
     maps = [grad.new_zeros((images, channels, h, w), dtype=dtype) for h, w in zip(heights, widths, strict=True)]
-    for b, n, level in _rois(levels, len(maps)):
+    for b, n, level in rois_on_maps(levels, len(maps)):
         x1, y1, x2, y2 = boxes[b, n] * (1.0 / strides[level])
         rows = axis_weights(y1, y2, heights[level], size, sampling_ratio, aligned).to(dtype)
         columns = axis_weights(x1, x2, widths[level], size, sampling_ratio, aligned).to(dtype)
