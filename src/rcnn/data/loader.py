@@ -208,8 +208,9 @@ def grouped(order: np.ndarray, tall: np.ndarray, rows: int) -> np.ndarray:
         rows: images a batch.
 
     Returns:
-        [S, rows] image indices of S = ceil(N / rows) batches: every image once, and the first of `order` again where the last batch has
-        room. Batches come in the order in which they fill up; images that fill none of one aspect come last.
+        [S, rows] image indices of S = ceil(N / rows) batches: every image once, and the first of `order` again where
+        the last batch has room. Batches come in the order in which they fill up; images that fill none of one aspect
+        come last.
     """
     batches, filled, rest = [], [], []
     for aspect in (False, True):
