@@ -75,6 +75,7 @@ def _check_images(index: Index, rows: np.ndarray, folder: Path, progress: Progre
     """Reads the images of `rows` [n]; reports those that are missing, damaged, or not of the annotated size."""
 
     def check_one(row: int) -> Problem | None:
+        """What is wrong with one image, if anything."""
         path = folder / index.file(row)
         height, width = index.sizes[row].tolist()
         try:

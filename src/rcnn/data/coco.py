@@ -227,9 +227,9 @@ class _Reader:
             looked = ", ".join(f"'{folder}'" for folder in self.images.folders[:4])
             self._fault(f"image '{name}' is missing (looked in {looked}, …)", "add it or remove its entry")
             return False
-        height, width = entry.get("height"), entry.get("width")
-        if _is_side(height) and _is_side(width):
-            size = (int(height), int(width))
+        sides = [entry.get("height"), entry.get("width")]
+        if all(map(_is_side, sides)):
+            size = (int(sides[0]), int(sides[1]))  # type: ignore[arg-type]
         else:
             try:
                 size = image_size(found)

@@ -127,19 +127,17 @@ def load(folder: Path) -> Index:
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
 
     def column(name: str) -> np.ndarray:
+        """One column [N or G, ...], mapped unless it is empty, which cannot be."""
         path = folder / f"{name}.npy"
-        # An empty array cannot be mapped.
         try:
             return np.load(path, mmap_mode="r")
         except ValueError:
             return np.load(path)
 
-    strings = {name: Strings(column(f"{name}.blob"), column(f"{name}.offsets")) for name in _STRINGS}
-    arrays = {name: column(name) for name in _ARRAYS}
+    columns: dict[str, Any] = {name: column(name) for name in _ARRAYS}
+    columns |= {name: Strings(column(f"{name}.blob"), column(f"{name}.offsets")) for name in _STRINGS}
     members = {split: column(f"split{i}") for i, split in enumerate(facts["splits"])}
-    index = Index(
-        classes=tuple(facts["classes"]), members=members, facts=facts["facts"], folder=folder, **strings, **arrays
-    )
+    index = Index(classes=tuple(facts["classes"]), members=members, facts=facts["facts"], folder=folder, **columns)
     _require_sound(index)
     return index
 

@@ -96,6 +96,7 @@ def parse(path: Path) -> ElementTree.Element:
 
 def _parse(path: Path) -> ElementTree.Element:
     """As `parse`, with the problem still in its parts."""
+    data = b""
     try:
         data = path.read_bytes()
         parser = ElementTree.XMLParser(target=_Refusing())
