@@ -70,7 +70,8 @@ def test_predictions_and_losses_are_two_methods_not_two_modes(tiny):
     model.eval().losses(batch)["loss_cls"].backward()
     in_train = model.train().predict(image)[0]
     assert same(in_eval, in_train)
-    assert model.training and model.box_head.training
+    assert model.training
+    assert model.box_head.training
     assert all(torch.equal(state[k], v) for k, v in model.state_dict().items()), "neither changed a statistic"
 
 

@@ -1,4 +1,4 @@
-"""What a user gets for one image: boxes, scores and classes in pixels of the original, with ways to save and pass them on.
+"""What a user gets for one image: boxes, scores and classes in pixels of the original, to save and to pass on.
 
 Letters: D detections, H W the original image's height and width.
 """

@@ -84,7 +84,7 @@ class FasterRCNNOptions:
 
 
 def modern(strides: Sequence[int]) -> FasterRCNNOptions:
-    """Today's recipe for maps of `strides`: one anchor size a pyramid level, RoIAlign (Lin et al. 2017, He et al. 2017).
+    """Today's recipe for maps of `strides`: an anchor size a pyramid level, RoIAlign (Lin et al. 2017, He et al. 2017).
 
     A single map gets five sizes at every place instead, with the proposal numbers of Detectron2's C4 models.
     """

@@ -83,7 +83,7 @@ def find(path: str | Path) -> Path:
 
 
 def choose_device(name: str) -> torch.device:
-    """The torch device of "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" or "mps"; refuses what is not there."""
+    """The device of "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" or "mps"; refuses what is not there."""
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         return torch.device("cuda" if cuda else "mps" if mps else "cpu")

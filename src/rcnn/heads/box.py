@@ -24,7 +24,7 @@ class BoxHeadOptions:
     """Settings of the second stage; the defaults are the modern recipe's.
 
     Attributes:
-        hidden: widths of the shared fully connected layers; unused where the backbone brings its own (VGG16's fc6, fc7).
+        hidden: widths of the shared fully connected layers; unused where the backbone brings its own (fc6, fc7).
         regression: "per-class" deltas (4K), "class-agnostic" (4), or "none".
         init_std: standard deviations of the new classification and regression layers.
         positive: IoU from which an RoI is an object.
@@ -152,7 +152,7 @@ class BoxHead(nn.Module):
     def losses(self, output: BoxOutput, samples: RoISamples) -> dict[str, Tensor]:
         """The multi-task loss (Girshick 2015, equation 1): `loss_cls`, `loss_box`, and the count `foreground_rois`.
 
-        Both are divided by the number of sampled RoIs, so that each positive RoI weighs the same however many there are.
+        Both are divided by the number of sampled RoIs: a positive RoI weighs the same however many there are.
         """
         used = samples.used.sum().clamp(min=1)
         cls = F.cross_entropy(output.logits.flatten(0, 1), samples.labels.flatten(), reduction="none")  # [B·S]

@@ -1,4 +1,4 @@
-"""The region proposal network (Ren et al. 2015, section 3): a small head slid over shared maps scores and moves anchors.
+"""The region proposal network (Ren et al. 2015, section 3): a small head on shared maps scores and moves anchors.
 
 Letters: B images, L feature maps, A anchors of all maps, k anchors a place, N proposals, S sampled anchors, C channels.
 """
@@ -25,8 +25,8 @@ class RPNOptions:
     """Settings of the region proposal network; the defaults are the modern recipe's (Lin et al. 2017, FPN).
 
     Attributes:
-        channels: width of the 3×3 convolution; 0 means that of the feature maps, at most 512 (the paper's 256 for ZF, 512
-            for VGG16).
+        channels: width of the 3×3 convolution; 0 means that of the feature maps, at most 512 (the paper's 256 for ZF,
+            512 for VGG16).
         objectness: "sigmoid" gives each anchor one logit; "softmax" gives it two (object, not object).
         init_std: standard deviation of the new layers' normal start.
         regression: whether anchors are moved; without it the anchors themselves are proposed.
@@ -87,7 +87,7 @@ class RPNHead(nn.Module):
         self.bbox_pred = nn.Conv2d(width, per_place * 4, 1)
         for layer in (self.conv, self.cls_logits, self.bbox_pred):
             nn.init.normal_(layer.weight, std=options.init_std)
-            nn.init.zeros_(layer.bias)
+            nn.init.constant_(layer.bias, 0.0)  # type: ignore[arg-type]
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Maps [B, C, H, W] → for each, objectness logits [B, H·W·k] and deltas [B, H·W·k, 4] in float32."""
@@ -155,7 +155,7 @@ class RPN(nn.Module):
     def propose(self, output: RPNOutput, images: ImageBatch, *, training: bool) -> Proposals:
         """The best boxes of each image: top-k of each map → decode → clip → drop → NMS → top-k.
 
-        Returns `Proposals` of [B, post_nms], fewer if there are fewer anchors. `training` picks the numbers, not a mode.
+        Returns `Proposals` [B, post_nms], fewer if there are fewer anchors. `training` picks the numbers, not a mode.
         """
         options = self.options
         pre_nms, post_nms = (pair[0 if training else 1] for pair in (options.pre_nms, options.post_nms))

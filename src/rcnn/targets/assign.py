@@ -1,7 +1,7 @@
-"""Which boxes are objects, which are background, which are left out (Ren et al. 2015, section 3.1.2; Girshick 2015, 2.3).
+"""Which boxes are objects, background, or left out (Ren et al. 2015, section 3.1.2; Girshick 2015, section 2.3).
 
-One rule serves anchors and RoIs: positive above one overlap, negative within an interval of overlaps, the rest is left
-out; anchors also take the best box of every ground truth. Letters: B images, A boxes (anchors or RoIs), G ground truths.
+One rule serves anchors and RoIs: positive above one overlap, negative within an interval, the rest is left out;
+anchors also take the best box of every ground truth. Letters: B images, A boxes (anchors or RoIs), G ground truths.
 """
 
 from __future__ import annotations

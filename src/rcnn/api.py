@@ -1,0 +1,61 @@
+"""What Python programs call, the same as the commands: `rcnn.train`, `rcnn.evaluate`, `rcnn.predict`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rcnn import training
+from rcnn.data import Dataset
+from rcnn.detectors import Detections, Detector, load
+from rcnn.detectors.base import Source
+from rcnn.evaluation import Result, evaluate_model
+from rcnn.report import report_run
+from rcnn.training import TrainingResult
+
+__all__ = ["evaluate", "predict", "train"]
+
+
+@functools.wraps(training.train)
+def train(*args: Any, **options: Any) -> TrainingResult | None:
+    """As `training.train`; writes `report.html` in the run folder as well."""
+    result = training.train(*args, **options)
+    if result is not None:
+        report_run(result.run, device=result.recipe.train.device)
+    return result
+
+
+def evaluate(
+    model: Detector | str | Path,
+    data: str | Path | Dataset,
+    *,
+    split: str = "val",
+    classes: Sequence[str] | None = None,
+    protocol: str = "coco",
+    batch_size: int = 8,
+) -> Result:
+    """Judges a model, or the model of a run or model folder, on a data set; see `rcnn eval`.
+
+    Args:
+        model: the detector or its folder.
+        data: `digits`, the place of a VOC, COCO or YOLO data set, or an open one.
+        split: which part of the data.
+        classes: those to judge; None for all, which must then be the model's.
+        protocol: "coco", "voc07" or "voc12".
+        batch_size: the most images run at once.
+
+    Raises:
+        UserError: something asked for is unknown, or the classes of model and data differ.
+    """
+    detector = model if isinstance(model, Detector) else load(model)
+    return evaluate_model(detector, data, split=split, classes=classes, protocol=protocol, batch_size=batch_size)
+
+
+def predict(
+    model: Detector | str | Path, images: Source | Iterable[Source], *, score: float = 0.05, batch_size: int = 8
+) -> list[Detections]:
+    """Detections of each image by a model, or by the model of a run or model folder; see `Detector.predict`."""
+    detector = model if isinstance(model, Detector) else load(model)
+    return detector.predict(images, score=score, batch_size=batch_size)
