@@ -93,7 +93,7 @@ def test_a_padded_image_has_the_features_that_it_has_alone(name: str, norm: str,
     torch.manual_seed(0)
     backbone = backbones.create(name, norm=norm).eval()
     with torch.no_grad():
-        for size in [(33, 45), (64, 90), (97, 131), (111, 64), (128, 160)]:
+        for size in [(33, 45), (64, 90), (97, 131), (111, 64)]:
             alone = backbone(photograph(size))
             padded = backbone(photograph(size, (128, 160), to=(128, 160)))
             for a, p in zip(alone, padded, strict=True):
@@ -231,8 +231,10 @@ def test_dropout_acts_in_training_only():
     assert torch.equal(head.eval()(x), head(x))
 
 
-@pytest.mark.parametrize("name", ["resnet18-fpn", "mobilenetv2-fpn"])
-@pytest.mark.parametrize("norm", ["group", "frozen", "batch"])
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [("resnet18-fpn", "group"), ("resnet18-fpn", "batch"), ("mobilenetv2-fpn", "frozen"), ("mobilenetv3", "group")],
+)
 def test_compiles_into_one_graph(name: str, norm: str, photograph: Photograph):
     torch.manual_seed(0)
     backbone = backbones.create(name, norm=norm)

@@ -71,7 +71,7 @@ class FrozenBatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:  # type: ignore[override]
         state_dict.pop(f"{prefix}num_batches_tracked", None)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
@@ -117,7 +117,7 @@ class _MaskedNormalise(torch.autograd.Function):
         return y.to(x.dtype), mean, variance
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         """The gradient [B, C, H, W] by x, then by weight and bias [C]."""
         inside, mask, weight, mean, rate, count = ctx.saved_tensors
         g = gradient * mask
@@ -166,6 +166,11 @@ class MaskedBatchNorm(nn.BatchNorm2d):
 
     Running statistics are float32, updated in training mode and used in eval mode.
     """
+
+    momentum: float  # type: ignore[assignment]
+    running_mean: Tensor  # type: ignore[assignment]
+    running_var: Tensor  # type: ignore[assignment]
+    num_batches_tracked: Tensor  # type: ignore[assignment]
 
     def __init__(self, channels: int, region: ValidRegion, eps: float = 1e-5) -> None:
         super().__init__(channels, eps)
@@ -276,7 +281,7 @@ def assign_strides(module: nn.Module, stride: int = 1) -> int:
     shortcut beside its branch.
     """
     if isinstance(module, nn.MaxPool2d):
-        return stride * int(module.stride)
+        return stride * module.stride  # type: ignore[operator]  # poolings here have one stride for both sides
     after = stride * module.stride[0] if isinstance(module, nn.Conv2d) else stride
     residual = isinstance(module, BasicBlock | Bottleneck)
     for name, child in module.named_children():
@@ -285,5 +290,5 @@ def assign_strides(module: nn.Module, stride: int = 1) -> int:
         else:
             after = assign_strides(child, after)
     if hasattr(module, "map_stride"):
-        module.map_stride = after
+        module.map_stride = after  # type: ignore[assignment]
     return after

@@ -328,10 +328,10 @@ def _levels(found: Entry, trunk: Trunk, levels: Sequence[int] | str | None) -> t
     """The body's maps that feed the pyramid, and how many coarser levels it adds."""
     if levels == "torchvision":
         return found.torchvision_taps or trunk.taps, 1
-    strides = tuple(found.strides if levels is None else levels)
     possible = tuple(tap.stride for tap in trunk.taps)
+    strides = found.strides if levels is None else () if isinstance(levels, str) else tuple(levels)
     doubling = all(isinstance(s, int) and s == strides[0] * 2**i for i, s in enumerate(strides))
-    if isinstance(levels, str) or not strides or not doubling or strides[0] not in possible:
+    if not strides or not doubling or strides[0] not in possible:
         raise UserError(
             f"levels = {levels} is not possible for '{found.name}': strides from {possible[0]} up, each double the "
             f"last, such as {', '.join(map(str, found.strides))}, or 'torchvision'"

@@ -42,14 +42,15 @@ def trunk(make: Callable[..., ResNet], form: str, norm: NormLayer) -> Trunk:
     taps = tuple(Tap(4 + i, (4, 8, 16, last)[i], width >> (3 - i)) for i in range(len(names) - 4))
     if form != "c4":
         return Trunk(body, STAGES, taps)
-    head = nn.Sequential(OrderedDict(layer4=net.layer4, pool=MeanPool()))
+    layers: dict[str, nn.Module] = {"layer4": net.layer4, "pool": MeanPool()}
+    head = nn.Sequential(OrderedDict(layers))
     return Trunk(body, STAGES[:-1], taps, head, head_size=14, head_channels=width)
 
 
 def _dilate(layer4: nn.Sequential) -> None:
     """Takes the stride of res5 away and spreads its 3×3 windows over the cells they saw before (à trous)."""
-    block: Any
-    for index, block in enumerate(layer4):
+    blocks: Any = layer4  # untyped: torchvision's blocks declare none of their layers
+    for index, block in enumerate(blocks):
         windows = [block.conv1, block.conv2] if isinstance(block, BasicBlock) else [block.conv2]
         if index == 0:
             # The window that strode saw the undivided map: it keeps its spacing.

@@ -31,4 +31,5 @@ def trunk() -> Trunk:
     """VGG16's convolutions and, as the head, fc6 and fc7 with dropout."""
     net = vgg16(weights=None)
     head = FullyConnected(*net.classifier[:-1])
-    return Trunk(net.features[:-1], STAGES, (Tap(29, 16, 512),), head, head_size=7, head_channels=4096)
+    body = nn.Sequential(*list(net.features.children())[:-1])
+    return Trunk(body, STAGES, (Tap(29, 16, 512),), head, head_size=7, head_channels=4096)

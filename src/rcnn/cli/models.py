@@ -10,7 +10,6 @@ import typer
 from rcnn import cli
 from rcnn.errors import UserError, nearest
 
-
 WIDTH = 120  # characters, enough for the longest row
 
 
@@ -90,7 +89,9 @@ def _print_table(title: str, rows: list[dict[str, Any]], columns: tuple[str, ...
         table.add_column(column, justify="right" if column == "parameters" else "left", no_wrap=True)
     for row in rows:
         table.add_row(row["name"], *(_cell(column, row[column]) for column in columns))
-    cli.console().print(table, width=WIDTH, crop=False)  # file names are for copying: never cut
+    console = cli.console()
+    console.width = max(console.width, WIDTH)  # file names are for copying: never cut
+    console.print(table)
 
 
 def _cell(column: str, value: Any) -> str:
