@@ -50,7 +50,7 @@ def field(source: np.ndarray) -> np.ndarray:
 
 
 def ink(source_field: np.ndarray, shape: Shape) -> np.ndarray:
-    """Ink coverage 0–255 of a digit whose pixels of coverage ≥ 128 are about `shape.longest` long , within 6 pixels.
+    """Ink coverage 0–255 of a digit whose pixels of coverage ≥ 128 are about `shape.longest` long (within 6 pixels).
 
     Args:
         source_field: [192, 192] of `field`.
