@@ -30,12 +30,13 @@ class Folders:
         return path.name in self.names(path.parent)
 
 
-def images_below(folder: Path) -> list[Path]:
-    """All image files in a folder and its sub-folders, sorted by path; hidden ones are passed over."""
-    found: list[Path] = []
+def images_below(folder: str) -> list[str]:
+    """Sorted paths, from `folder` on, of all image files in it and its sub-folders; hidden ones are passed over."""
+    found: list[str] = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, name) for name in names if is_image(name) and not name.startswith(".")]
+        below = "" if parent == folder else os.path.relpath(parent, folder).replace(os.sep, "/") + "/"
+        found += [below + name for name in names if is_image(name) and not name.startswith(".")]
     return sorted(found)
 
 

@@ -47,7 +47,7 @@ def files(root: Path) -> list[str]:
     found = [str(path), str(path.parent / FACTS)]
     for images in _splits(path, _load_yaml(path)).values():
         for image in images:
-            found += [str(image), str(label_path(image))]
+            found += [image, label_path(image)]
     return found
 
 
@@ -71,23 +71,20 @@ def read(root: Path) -> tuple[Index, list[Problem]]:
                 problems.append(Problem(f"'{image}'", str(error), "replace it or take it out"))
                 continue
             label = label_path(image)
-            rows.append(builder.image(name, relative(image, path.parent), size, f"'{label}'"))
+            rows.append(builder.image(name, relative(Path(image), path.parent), size, f"'{label}'"))
             try:
-                _read_labels(label, size, facts.get(relative(label, path.parent), {}), builder, problems)
+                _read_labels(Path(label), size, facts.get(relative(Path(label), path.parent), {}), builder, problems)
             except UserError as error:
                 problems.append(Problem(f"'{label}'", str(error), "write it again"))
     index = builder.build()
     return index, problems + check_boxes(builder, index)
 
 
-def label_path(image: Path) -> Path:
+def label_path(image: str) -> str:
     """The label file of an image: the last folder called `images` becomes `labels`, the suffix .txt."""
-    parts = list(image.parts)
-    for i in range(len(parts) - 2, -1, -1):
-        if parts[i] == "images":
-            parts[i] = "labels"
-            break
-    return Path(*parts).with_suffix(".txt")
+    before, folder, after = f"/{image}".rpartition("/images/")
+    stem = os.path.splitext(f"{before}/labels/{after}" if folder else f"/{image}")[0]
+    return f"{stem[1:]}.txt"
 
 
 def _require_yaml(root: Path) -> Path:
@@ -137,9 +134,9 @@ def _names(path: Path, content: dict[str, Any]) -> list[str]:
     return names
 
 
-def _splits(path: Path, content: dict[str, Any]) -> dict[str, dict[Path, str]]:
+def _splits(path: Path, content: dict[str, Any]) -> dict[str, dict[str, str]]:
     """Image paths of each split, and what the images are called."""
-    splits: dict[str, dict[Path, str]] = {}
+    splits: dict[str, dict[str, str]] = {}
     for key, split in _KEYS.items():
         value = content.get(key)
         if not value or split in splits:
@@ -153,27 +150,27 @@ def _splits(path: Path, content: dict[str, Any]) -> dict[str, dict[Path, str]]:
     return splits
 
 
-def _images(path: Path, content: dict[str, Any], key: str, entry: str) -> Iterator[tuple[Path, str]]:
+def _images(path: Path, content: dict[str, Any], key: str, entry: str) -> Iterator[tuple[str, str]]:
     """The images that one entry of a split names, with their names: paths below the entry or a folder `images`."""
     stated = content.get("path")
-    bases = [path.parent / stated] if isinstance(stated, str) and "\0" not in stated else []
-    tries = [base / part for base in [*bases, path.parent] for part in (entry, entry.removeprefix("../"))]
-    place = next((one for one in tries if one.exists()), None)
+    bases = [str(path.parent / stated)] if isinstance(stated, str) and "\0" not in stated else []
+    bases.append(str(path.parent))
+    tries = [os.path.join(base, part) for base in bases for part in (entry, entry.removeprefix("../"))]
+    place = next((os.path.normpath(one) for one in tries if os.path.exists(one)), None)
     if place is None:
         raise UserError(f"'{path}': '{key}: {entry}' does not exist; looked for '{tries[0]}'")
-    place = Path(os.path.normpath(place))
-    if place.is_dir():
-        for image in images_below(place):
-            yield image, image.relative_to(place).as_posix()
-    elif is_image(place.name):
-        yield place, place.name
+    if os.path.isdir(place):
+        for name in images_below(place):
+            yield f"{place}/{name}", name
+    elif is_image(place):
+        yield place, os.path.basename(place)
     else:
-        for line in read_lines(place):
-            if line.strip():
-                # Lists count from where they stand ("./images/…") or from the data set's root.
-                options = [place.parent / line.strip(), *(base / line.strip() for base in [*bases, path.parent])]
-                image = Path(os.path.normpath(next((one for one in options if one.exists()), options[0])))
-                yield image, image.as_posix().rpartition("/images/")[2] if "images" in image.parts else image.name
+        # Lists count from where they stand ("./images/…") or from the data set's root.
+        bases.insert(0, os.path.dirname(place))
+        for line in filter(None, map(str.strip, read_lines(Path(place)))):
+            options = [os.path.join(base, line) for base in bases]
+            image = os.path.normpath(next(filter(os.path.exists, options), options[0])).replace(os.sep, "/")
+            yield image, image.rpartition("/images/")[2] if "/images/" in image else os.path.basename(image)
 
 
 def _facts(path: Path) -> dict[str, dict[str, Any]]:
