@@ -112,7 +112,8 @@ class Backbone(nn.Module):
         self.name = name
         self.settings = settings or {}
         self.normalise = Normalise()
-        self.body = trunk.body
+        # Layers behind the last map that is asked for would never get a gradient.
+        self.body = trunk.body[: max(tap.layer for tap in taps) + 1]
         self.fpn = fpn
         self.head = trunk.head
         self.head_size, self.head_channels = trunk.head_size, trunk.head_channels
@@ -122,7 +123,7 @@ class Backbone(nn.Module):
             self.strides += tuple(self.strides[-1] * 2**i for i in range(1, fpn.extra + 1))
             self.channels = (fpn.channels,) * len(self.strides)
         self._taps = frozenset(tap.layer for tap in taps)
-        self.stages = trunk.stages
+        self.stages = tuple(stage for stage in trunk.stages if stage <= len(self.body))
         self._frozen_layers = 0
         self._region = region  # None: this network leaves the padding as its convolutions make it
 

@@ -35,6 +35,8 @@ class BackboneOptions:
             None for the backbone's usual.
         channels: width of a pyramid's maps.
         eps: of batch norm; None for the published classifier's.
+        convention: how the weights file was trained, where there are several: "torchvision" or "caffe" (BGR 0–255); None
+            for the backbone's usual.
     """
 
     norm: Literal["auto", "frozen", "group", "batch", "none"] = "auto"
@@ -42,6 +44,7 @@ class BackboneOptions:
     levels: tuple[int, ...] | Literal["torchvision"] | None = None
     channels: int = 256
     eps: float | None = None
+    convention: str | None = None
 
 
 @dataclass(frozen=True)
