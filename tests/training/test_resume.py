@@ -91,16 +91,16 @@ def test_a_run_killed_twice_at_any_time_ends_with_the_same_bits(uninterrupted, s
 def test_ctrl_c_leaves_a_run_that_can_be_resumed(tiny, tiny_module, squares, tmp_path, monkeypatch):
     losses = tiny_module.Tiny.losses
 
-    def press_at_the_ninth_pass(self, batch, generator=None):
-        if self.training and self.passes == 8:
+    def press_at_the_tenth_pass(self, batch, generator=None):
+        if self.training and self.passes == 9:
             signal.raise_signal(signal.SIGINT)
         return losses(self, batch, generator)
 
     whole = train(SYSTEM, squares, out=tmp_path / "whole", epochs=4)
-    monkeypatch.setattr(tiny_module.Tiny, "losses", press_at_the_ninth_pass)
+    monkeypatch.setattr(tiny_module.Tiny, "losses", press_at_the_tenth_pass)
     with pytest.raises(KeyboardInterrupt):
         train(SYSTEM, squares, out=tmp_path / "run", epochs=4)
-    assert torch.load(tmp_path / "run" / "state" / "state.pt")["progress"]["step"] == 7  # two passes were the trial's
+    assert torch.load(tmp_path / "run" / "state" / "state.pt")["progress"]["step"] == 7  # three passes were the trial's
     monkeypatch.undo()
     train(out=tmp_path / "run", resume=True)
     assert_same_end(whole.run, tmp_path / "run")

@@ -158,7 +158,7 @@ def test_a_damaged_state_is_told_in_one_sentence(tiny, squares, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(tiny, squares, tmp_path):
-    tiny(poison_at=7)  # two of the passes are the trial's
+    tiny(poison_at=8)  # three of the passes are the trial's
     with pytest.raises(RCNNError, match=r"loss of step 5 is not finite, with the images (.*\.png(, )?){4};") as error:
         train(SYSTEM, squares, out=tmp_path / "run", epochs=3)
     assert "\n" not in str(error.value)
@@ -168,7 +168,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(tiny, squa
 
 def test_a_run_stopped_by_the_guard_can_be_resumed(tiny, squares, tmp_path):
     whole = train(SYSTEM, squares, out=tmp_path / "whole", epochs=3).run
-    tiny(poison_at=7)
+    tiny(poison_at=8)
     with pytest.raises(RCNNError):
         train(SYSTEM, squares, out=tmp_path / "run", epochs=3)
     tiny()

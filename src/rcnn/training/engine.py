@@ -90,6 +90,8 @@ class Engine:
         with self.interrupt.watching():
             while self.progress.stage < len(self.stages):
                 self._stage(self.progress.stage, self.stages[self.progress.stage])
+        if self.interrupt.requested:
+            raise Stopped
         self._event("end", **asdict(self.progress))
 
     def _stage(self, index: int, stage: Stage) -> None:
@@ -113,8 +115,7 @@ class Engine:
                 parts = [next(batches).to(self.model.device, non_blocking=True) for _ in range(self.train.accumulate)]
                 values = trainer.step(progress.step, parts)
                 progress.step += 1
-                clock.tick()
-                if progress.step % LOOK_EVERY == 0 or progress.step == stage.steps or self.model.device.type == "cpu":
+                if self.model.device.type == "cpu" or progress.step % LOOK_EVERY == 0 or self._evaluation_due(stage):
                     self._look(trainer, stage, values, clock)
         finally:
             self.reporter.stop()
@@ -141,6 +142,7 @@ class Engine:
         """Reads the figures of the step just made, shows and logs them, and saves or stops where it is time."""
         progress = self.progress
         trainer.guard.check()
+        clock.look(progress.step)
         if progress.step % LOOK_EVERY == 0 or progress.step == stage.steps:
             figures = {name: value.item() for name, value in values.items()}
             lr = trainer.lr(progress.step - 1)
@@ -182,7 +184,7 @@ class Engine:
             self._save(trainer)
             raise
         progress.seconds += time.monotonic() - began
-        self._record(trainer, stage, metrics)
+        self._record(trainer, stage, metrics, improved)
         self._save(trainer)
 
     def _keep(self, metrics: dict[str, float], stage: Stage, improved: bool) -> None:
@@ -194,7 +196,7 @@ class Engine:
         if improved:
             detectors.save(self.model, self.run / BEST, about=about)
 
-    def _record(self, trainer: StageTrainer, stage: Stage, metrics: dict[str, float]) -> None:
+    def _record(self, trainer: StageTrainer, stage: Stage, metrics: dict[str, float], improved: bool) -> None:
         """Writes and says the figures of an evaluation."""
         progress = self.progress
         losses = trainer.means()
@@ -210,7 +212,7 @@ class Engine:
         if self.log is not None:
             self.log.row(row)
         self._event("evaluation", **row)
-        star = " · best so far" if progress.best_step == progress.step else ""
+        star = " · best so far" if improved else ""
         self.reporter.result(
             f"{stage.name} step {progress.step}/{stage.steps} · epoch {row['epoch']:g} · loss {losses['loss']:.4f}"
             f" · val loss {metrics['val_loss']:.4f} · mAP {metrics['mAP']:.4f} · AP50 {metrics['AP50']:.4f}"
@@ -238,22 +240,28 @@ def _versions(model: Detector) -> dict[str, str]:
 
 
 class _Clock:
-    """Counts the time of steps into `progress.seconds`, and gives the recent speed."""
+    """Counts the time of steps into `progress.seconds`, and gives the recent speed.
+
+    On a GPU a step returns before it is done, so only the time between two looks at its figures means something.
+    """
 
     def __init__(self, progress: Progress, images_per_step: int) -> None:
         self.progress, self.images_per_step = progress, images_per_step
+        self.step = progress.step
         self.before = time.monotonic()
         self.seconds_per_step = 0.0
 
-    def tick(self) -> None:
-        """A step was made. The speed is an average that forgets over some ten steps."""
+    def look(self, step: int) -> None:
+        """All steps up to `step` are done. The speed is an average that forgets over some ten steps."""
         now = time.monotonic()
         took, self.before = now - self.before, now
+        steps, self.step = step - self.step, step
         self.progress.seconds += took
-        self.seconds_per_step = 0.9 * self.seconds_per_step + 0.1 * took if self.seconds_per_step else took
+        old = 0.9**steps if self.seconds_per_step else 0.0
+        self.seconds_per_step = old * self.seconds_per_step + (1 - old) * took / steps
 
     def skip(self) -> None:
-        """What happened since the last step was none."""
+        """What happened since the last look were no steps."""
         self.before = time.monotonic()
 
     @property

@@ -17,8 +17,9 @@ from rcnn.training.recipe import Recipe, StageRecord
 from rcnn.training.schedule import scaled_lr
 from rcnn.training.validation import total_loss
 
-# A first pass that was quicker than this is made once more: it spent part of its time on compiling kernels.
-SHORT = 10.0
+# The quickest of so many passes counts, since the first ones compile kernels; no further pass is begun after so many
+# seconds.
+PASSES, LONGEST = 3, 10.0
 # An evaluated image passes forward twice, for its losses and its detections; a trained one costs three such passes.
 EVALUATION_COST = 2 / 3
 GIGA = 2**30
@@ -40,13 +41,14 @@ class Cost:
 
 
 def try_step(model: Detector, batch: Batch) -> Cost:
-    """Makes one pass over `batch` forward and back, and leaves the model as it was."""
+    """Passes over `batch` forward and back a few times, and leaves the model as it was."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     on_gpu = model.device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(model.device)
     model.train()
-    for _ in range(2):
+    seconds: list[float] = []
+    while len(seconds) < PASSES and sum(seconds) < LONGEST:
         began = time.perf_counter()
         generator = torch.Generator(device=model.device).manual_seed(0)
         with model.autocast():
@@ -55,13 +57,11 @@ def try_step(model: Detector, batch: Batch) -> Cost:
         total.backward()
         loss = total.item()
         model.zero_grad(set_to_none=True)
-        seconds = time.perf_counter() - began
-        if seconds > SHORT:
-            break
+        seconds.append(time.perf_counter() - began)
     for name, buffer in model.named_buffers():
         buffer.copy_(buffers[name])
     momentum = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    return Cost(seconds, momentum + (torch.cuda.max_memory_allocated(model.device) if on_gpu else _peak()), loss)
+    return Cost(min(seconds), momentum + (torch.cuda.max_memory_allocated(model.device) if on_gpu else _peak()), loss)
 
 
 def _peak() -> int:

@@ -72,7 +72,7 @@ class TrainSettings:
         eval_every: epochs between evaluations; 0 evaluates only at the end.
         checkpoint_every: seconds between saved states; 0 saves after every step.
         seed: of every random choice.
-        workers: processes that load images; 0 loads in the training process.
+        workers: processes that load images; 0 loads in the training process, "auto" takes some where a GPU would wait.
         device: "auto", "cpu", "cuda" or "mps".
     """
 
@@ -100,7 +100,7 @@ class TrainSettings:
     eval_every: float = 1.0
     checkpoint_every: float = 120.0
     seed: int = 0
-    workers: int = 0
+    workers: int | Literal["auto"] = "auto"
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -108,9 +108,11 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise UserError(f"train.{name} = {value}: expected more than 0")
-        for name in ("lr_batch", "weight_decay", "warmup_steps", "clip", "patience", "eval_every", "seed", "workers"):
+        for name in ("lr_batch", "weight_decay", "warmup_steps", "clip", "patience", "eval_every", "seed"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"train.{name} = {getattr(self, name)}: expected 0 or more")
+        if self.workers != "auto" and self.workers < 0:
+            raise UserError(f"train.workers = {self.workers}: expected 0 or more, or 'auto'")
         for name in ("momentum", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"train.{name} = {getattr(self, name)}: expected at least 0 and less than 1")

@@ -20,6 +20,7 @@ from rcnn.data import Dataset, TrainLoader, open_dataset
 from rcnn.detectors import Detector, choose_device, to_mapping
 from rcnn.errors import UserError
 from rcnn.files import write_text
+from rcnn.process import cpus
 from rcnn.training import plan, reading
 from rcnn.training.engine import BEST, LAST, Engine
 from rcnn.training.interrupt import Stopped
@@ -230,7 +231,8 @@ def _train(
     state = load_state(run) if resume else None
     model, recipe = _build(recipe, device, trained_before=resume and state is not None)
     images_per_step = settings.images_per_step * world.size
-    loader = _loader(recipe, model, train_set, world)
+    workers = _workers(settings.workers, device, world)
+    loader = _loader(recipe, model, train_set, world, workers)
     steps_per_epoch = math.ceil(loader.steps_per_epoch / settings.accumulate)
     steps = settings.steps or max(1, round((settings.epochs or 0) * steps_per_epoch))
     stages = SCHEMES[recipe.scheme](steps, scaled_lr(settings.lr, settings.lr_batch, images_per_step))
@@ -248,9 +250,7 @@ def _train(
     if world.first and not resume:
         write_text(run / FILE, recipe.to_toml())
     world.gather(None)  # the folder is there
-    validation = partial(
-        validate, model, val_set, batch_size=settings.batch_size, workers=settings.workers, world=world
-    )
+    validation = partial(validate, model, val_set, batch_size=settings.batch_size, workers=workers, world=world)
     engine = Engine(
         model,
         settings,
@@ -294,7 +294,14 @@ def _build(recipe: Recipe, device: torch.device, *, trained_before: bool) -> tup
     return model.to(device), replace(recipe, system=model.system, model=to_mapping(model.options))
 
 
-def _loader(recipe: Recipe, model: Detector, dataset: Dataset, world: World) -> TrainLoader:
+def _workers(asked: int | str, device: torch.device, world: World) -> int:
+    """Processes that load images: on a CPU more of them would only take turns with the training itself."""
+    if asked != "auto":
+        return int(asked)
+    return 0 if device.type == "cpu" else min(8, max(1, cpus() // world.size - 1))
+
+
+def _loader(recipe: Recipe, model: Detector, dataset: Dataset, world: World, workers: int) -> TrainLoader:
     """The loader of this process's share of the training batches."""
     short, long = model.options.image_size
     return TrainLoader(
@@ -304,7 +311,7 @@ def _loader(recipe: Recipe, model: Detector, dataset: Dataset, world: World) -> 
         batch_size=recipe.train.batch_size,
         augmentation=recipe.augment,
         seed=recipe.train.seed,
-        workers=recipe.train.workers,
+        workers=workers,
         rank=world.rank,
         world=world.size,
     )
