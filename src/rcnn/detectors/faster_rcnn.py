@@ -35,8 +35,8 @@ class BackboneOptions:
             None for the backbone's usual.
         channels: width of a pyramid's maps.
         eps: of batch norm; None for the published classifier's.
-        convention: how the weights file was trained, where there are several: "torchvision" or "caffe" (BGR 0–255); None
-            for the backbone's usual.
+        convention: how the weights file was trained, where there are several: "torchvision" or "caffe" (BGR 0–255);
+            None for the backbone's usual.
     """
 
     norm: Literal["auto", "frozen", "group", "batch", "none"] = "auto"
