@@ -29,7 +29,7 @@ def match(boxes: Tensor, truth: Tensor, real: Tensor, eligible: Tensor | None) -
         allowed = np.ones(0, np.bool_) if eligible is None else eligible[b].contiguous().numpy()
         data = (box, truth[b, numbers].contiguous().numpy(), allowed)
         blocks = -(-len(box) // BLOCK)
-        peaks = np.zeros((blocks, len(numbers)), np.float32)
+        peaks = np.zeros((blocks, len(numbers)), np.int32)
         outputs = (overlap[b].numpy(), index[b].numpy())
         first += [(_best_truths, *data, numbers.numpy(), peaks, *outputs, *span) for span in spans(blocks, least=16)]
         second.append((_best_boxes, *data, peaks, best[b].numpy()))
@@ -38,21 +38,24 @@ def match(boxes: Tensor, truth: Tensor, real: Tensor, eligible: Tensor | None) -
     return overlap, index, best
 
 
-# Without NaN and signed zeros min and max vectorise; every IoU stays exact, and equal in both passes.
-@kernel(fastmath={"nnan", "nsz"})
-def _block_ious(corners: np.ndarray, truth: np.ndarray, ious: np.ndarray) -> np.float32:
-    """Fills ious [BLOCK] with those of corners [5, BLOCK] and truth [4]; returns the highest."""
+@kernel()
+def _block_ious(corners: np.ndarray, truth: np.ndarray, ious: np.ndarray) -> np.int32:
+    """Fills ious [BLOCK] with those of corners [5, BLOCK] and truth [4]; returns the highest as its float32 bits.
+
+    The bits of numbers ≥ 0 are in the order of the numbers, and a maximum of integers vectorises, of floats not.
+    """
     zero, tiny = np.float32(0), np.float32(1.17549435e-38)
-    left, top, right, bottom = truth
+    left, top, right, bottom = truth[0], truth[1], truth[2], truth[3]
     own = max(right - left, zero) * max(bottom - top, zero)
-    x1, y1, x2, y2, area = corners
-    highest = zero
     for k in range(BLOCK):
-        width = max(min(right, x2[k]) - max(left, x1[k]), zero)
-        height = max(min(bottom, y2[k]) - max(top, y1[k]), zero)
+        width = max(min(right, corners[2, k]) - max(left, corners[0, k]), zero)
+        height = max(min(bottom, corners[3, k]) - max(top, corners[1, k]), zero)
         shared = width * height
-        ious[k] = shared / max(area[k] + own - shared, tiny)
-        highest = max(highest, ious[k])
+        ious[k] = shared / max(corners[4, k] + own - shared, tiny)
+    highest = np.int32(0)
+    bits = ious.view(np.int32)
+    for k in range(BLOCK):
+        highest = max(highest, bits[k])
     return highest
 
 
@@ -79,7 +82,7 @@ def _best_truths(
     truths: np.ndarray,  # [G, 4], all real
     allowed: np.ndarray,  # [A], or [0] where all boxes are
     numbers: np.ndarray,  # [G], which truths these are for the caller
-    peaks: np.ndarray,  # [blocks, G], filled: the highest IoU of each truth in each block
+    peaks: np.ndarray,  # [blocks, G], filled: the highest IoU of each truth in each block, as bits
     overlap: np.ndarray,  # [A], filled
     index: np.ndarray,  # [A], filled
     first: int,
@@ -116,6 +119,7 @@ def _best_boxes(
 ) -> None:
     """Marks in best [A] the boxes that reach a truth's highest IoU, from `_best_truths`'s peaks [blocks, G]."""
     corners, ious = np.empty((5, BLOCK), np.float32), np.empty(BLOCK, np.float32)
+    bits = ious.view(np.int32)
     for g in range(len(truths)):
         peak = peaks[:, g].max()
         for block in range(len(peaks)):
@@ -123,4 +127,4 @@ def _best_boxes(
                 held = _load(boxes, allowed, block, corners)
                 _block_ious(corners, truths[g], ious)
                 for k in range(held):
-                    best[block * BLOCK + k] |= ious[k] == peak
+                    best[block * BLOCK + k] |= bits[k] == peak

@@ -13,7 +13,7 @@ from torch import Tensor
 from rcnn.kernels.cpu.threads import kernel, run
 
 # Kept boxes compared between two looks whether one has hit.
-BLOCK = 128
+BLOCK = 256
 
 
 def nms(
@@ -56,46 +56,51 @@ def _suppress(
     index: np.ndarray,  # [capacity], filled
     count: np.ndarray,  # [1…], the first is filled
 ) -> None:
+    zero = np.float32(0)
     first = np.cumsum(sizes) - sizes  # where the kept boxes of each group start
-    kept = np.zeros(len(sizes), np.int64)
-    x1, y1, x2, y2, area = np.empty((5, len(boxes)), np.float32)
+    end = first.copy()  # and end
+    kept = np.empty((5, len(boxes)), np.float32)  # x1, y1, x2, y2, area
     found = 0
     for i in range(len(boxes)):
         if found == len(index):
             break
         g = groups[i]
-        start, end = first[g], first[g] + kept[g]
-        if _overlaps(boxes[i], x1[start:end], y1[start:end], x2[start:end], y2[start:end], area[start:end], threshold):
-            continue
-        x1[end], y1[end], x2[end], y2[end] = boxes[i]
-        area[end] = max(x2[end] - x1[end], np.float32(0)) * max(y2[end] - y1[end], np.float32(0))
-        kept[g] += 1
-        index[found] = order[i]
-        found += 1
+        x1, y1, x2, y2 = boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3]
+        area = max(x2 - x1, zero) * max(y2 - y1, zero)
+        if not _overlaps(x1, y1, x2, y2, area, kept, first[g], end[g], threshold):
+            k = end[g]
+            kept[0, k], kept[1, k], kept[2, k], kept[3, k], kept[4, k] = x1, y1, x2, y2, area
+            end[g] += 1
+            index[found] = order[i]
+            found += 1
     count[0] = found
 
 
 @kernel()
 def _overlaps(
-    box: np.ndarray,
-    x1: np.ndarray,
-    y1: np.ndarray,
-    x2: np.ndarray,
-    y2: np.ndarray,
-    area: np.ndarray,
+    x1: np.float32,
+    y1: np.float32,
+    x2: np.float32,
+    y2: np.float32,
+    area: np.float32,
+    kept: np.ndarray,  # [5, n]
+    first: int,
+    end: int,
     threshold: np.float32,
 ) -> bool:
-    """Whether the IoU of `box` [4] with any of the boxes of `area` [n] exceeds the threshold."""
+    """Whether the IoU of a box with any of the kept boxes `first` … `end` - 1 exceeds the threshold."""
     zero = np.float32(0)
-    left, top, right, bottom = box
-    own = max(right - left, zero) * max(bottom - top, zero)
-    for start in range(0, len(area), BLOCK):
+    for start in range(first, end, BLOCK):
+        stop = min(start + BLOCK, end)
+        # Slices, as an index counted from 0 needs no check for being negative, without which the loop vectorises.
+        left, top, right, bottom = kept[0, start:stop], kept[1, start:stop], kept[2, start:stop], kept[3, start:stop]
+        areas = kept[4, start:stop]
         hits = 0
-        for k in range(start, min(start + BLOCK, len(area))):
-            width = max(min(right, x2[k]) - max(left, x1[k]), zero)
-            height = max(min(bottom, y2[k]) - max(top, y1[k]), zero)
+        for k in range(stop - start):
+            width = max(min(x2, right[k]) - max(x1, left[k]), zero)
+            height = max(min(y2, bottom[k]) - max(y1, top[k]), zero)
             shared = width * height
-            hits += shared / (own + area[k] - shared) > threshold
-        if hits:
+            hits += np.int32(shared / (area + areas[k] - shared) > threshold)
+        if hits > 0:
             return True
     return False
