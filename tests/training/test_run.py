@@ -150,6 +150,13 @@ def test_only_a_run_can_be_resumed(tiny, squares, tmp_path):
         train(SYSTEM, squares, resume=True)
 
 
+def test_a_state_half_written_when_the_process_was_killed_is_ignored_and_removed(tiny, squares, tmp_path):
+    run = train(SYSTEM, squares, out=tmp_path / "run", steps=2).run
+    (run / "state" / ".state.4711.part.pt").write_bytes(b"half a sta")
+    train(out=run, resume=True)
+    assert [path.name for path in (run / "state").iterdir()] == ["state.pt"]
+
+
 def test_a_damaged_state_is_told_in_one_sentence(tiny, squares, tmp_path):
     run = train(SYSTEM, squares, out=tmp_path / "run", steps=2).run
     (run / "state" / "state.pt").write_bytes(b"half a sta")

@@ -53,6 +53,8 @@ def load_state(run: Path) -> dict[str, Any] | None:
     Raises:
         RCNNError: the file is damaged.
     """
+    for leftover in (run / FILE).parent.glob(f".{FILE.stem}.*.part*"):
+        leftover.unlink(missing_ok=True)  # a process was killed while it wrote
     if not (run / FILE).exists():
         return None
     try:
