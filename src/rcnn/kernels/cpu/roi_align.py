@@ -205,11 +205,9 @@ def _axis_taps(
 ) -> None:
     """Which pixels each bin reads along one axis, and with which mean weight; all positions in float32."""
     one, half = np.float32(1), np.float32(0.5)
-    length = end - start
     if aligned:
-        start -= half
-    else:
-        length = max(length, one)
+        start, end = start - half, end - half
+    length = end - start if aligned else max(end - start, one)
     size = len(taps)
     width = length / np.float32(size)  # of one bin
     taps[:] = 0

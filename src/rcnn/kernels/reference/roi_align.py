@@ -19,9 +19,8 @@ def axis_weights(start: Tensor, end: Tensor, extent: int, size: int, sampling_ra
     Float32, as the number of adaptive samples and the edge of the map are decided by it.
     """
     if aligned:
-        start, length = start - 0.5, end - start
-    else:
-        length = (end - start).clamp(min=1)
+        start, end = start - 0.5, end - 0.5
+    length = end - start if aligned else (end - start).clamp(min=1)
     width = length / size  # of one bin
     samples = sampling_ratio if sampling_ratio > 0 else max(0, math.ceil(float(width)))
     steps = (torch.arange(samples, dtype=width.dtype, device=width.device) + 0.5) / max(1, samples)
