@@ -1,6 +1,8 @@
 """The CPU kernels against torchvision's operators: `python benchmarks/kernels.py [ROUNDS] [NAME…]`.
 
-Both run in this process, in turn (A B A B …), after one round to warm up; the table holds medians in milliseconds.
+Both run in this process, in turn (A B A B …), after one round to warm up; the table holds medians in milliseconds of
+wall time and their ratio, then the ratio of the processor time of all threads, which other load on the machine hardly
+changes. Torch's threads spin while they wait, so that ratio is a fair one with OMP_NUM_THREADS=1 only.
 Features lie channels-last for the kernels and contiguous for torchvision, each as it likes them best, and torchvision
 gets RoIs already in its own form. Results are compared once, and the largest difference is printed.
 """
@@ -124,16 +126,17 @@ def match_cases() -> Iterator[Case]:
         yield f"match 200,000 × {count}", ours, theirs
 
 
-def measure(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int) -> tuple[float, float]:
-    """Medians in milliseconds, taken in turn."""
-    times: tuple[list[float], list[float]] = ([], [])
+def measure(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int) -> tuple[list[float], list[float]]:
+    """Medians in milliseconds, taken in turn: wall and processor time of ours, then of theirs."""
+    times: tuple[list[tuple[float, float]], ...] = ([], [])
     for round_number in range(rounds + 1):
         for which, function in enumerate((ours, theirs)):
-            start = time.perf_counter()
+            wall, processor = time.perf_counter(), time.process_time()
             function()
             if round_number:
-                times[which].append(1000 * (time.perf_counter() - start))
-    return statistics.median(times[0]), statistics.median(times[1])
+                times[which].append((time.perf_counter() - wall, time.process_time() - processor))
+    medians = [[1000 * statistics.median(column) for column in zip(*rows, strict=True)] for rows in times]
+    return medians[0], medians[1]
 
 
 def main() -> None:
@@ -141,7 +144,7 @@ def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
     wanted = sys.argv[2:]
     print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, {torch.get_num_threads()} threads")
-    print(f"{'':44}{'ours ms':>9}{'peer ms':>9}{'ratio':>8}  largest difference")
+    print(f"{'':44}{'ours ms':>9}{'peer ms':>9}{'ratio':>8}{'CPU ratio':>11}  largest difference")
     for cases in (roi_cases, nms_cases, match_cases):
         for name, ours, theirs in cases():
             if wanted and not any(word in name for word in wanted):
@@ -149,7 +152,8 @@ def main() -> None:
             a, b = ours(), theirs()
             gap = (a.double() - b.double()).abs().max().item() if a.shape == b.shape else float("nan")
             mine, peer = measure(ours, theirs, rounds)
-            print(f"{name:44}{mine:9.2f}{peer:9.2f}{peer / mine:8.1f}  {gap:.1e}", flush=True)
+            ratios = f"{peer[0] / mine[0]:8.1f}{peer[1] / mine[1]:11.1f}"
+            print(f"{name:44}{mine[0]:9.2f}{peer[0]:9.2f}{ratios}  {gap:.1e}", flush=True)
 
 
 if __name__ == "__main__":

@@ -27,19 +27,21 @@ def match(boxes: Tensor, truth: Tensor, real: Tensor, eligible: Tensor | None = 
     """
     if eligible is not None:
         eligible = eligible.expand(truth.shape[0], boxes.shape[1])
-    return _match(boxes.detach().float(), truth.detach().float(), real, eligible)
+    return torch.ops.rcnn.match(boxes.detach().float(), truth.detach().float(), real, eligible)
 
 
-@torch.library.custom_op(
+torch.library.define(
     "rcnn::match",
-    mutates_args=(),
-    schema="(Tensor boxes, Tensor truth, Tensor real, Tensor? eligible) -> (Tensor, Tensor, Tensor)",
+    "(Tensor boxes, Tensor truth, Tensor real, Tensor? eligible) -> (Tensor, Tensor, Tensor)",
 )
+
+
+@torch.library.impl("rcnn::match", "default")
 def _match(boxes: Tensor, truth: Tensor, real: Tensor, eligible: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     return form(boxes.device.type).match(boxes, truth, real, eligible)
 
 
-@_match.register_fake
+@torch.library.register_fake("rcnn::match")
 def _(boxes: Tensor, truth: Tensor, real: Tensor, eligible: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     shape = (truth.shape[0], boxes.shape[1])
     return (

@@ -27,22 +27,23 @@ def nms(
     Returns:
         index [B, D] int64 of the kept boxes by descending score (0 past the count), and count [B] int64.
     """
-    return _nms(boxes.detach().float(), scores.detach().float(), valid, groups, threshold, capacity)
+    return torch.ops.rcnn.nms(boxes.detach().float(), scores.detach().float(), valid, groups, threshold, capacity)
 
 
-@torch.library.custom_op(
+torch.library.define(
     "rcnn::nms",
-    mutates_args=(),
-    schema="(Tensor boxes, Tensor scores, Tensor valid, Tensor? groups, float threshold, SymInt capacity)"
-    " -> (Tensor, Tensor)",
+    "(Tensor boxes, Tensor scores, Tensor valid, Tensor? groups, float threshold, SymInt capacity) -> (Tensor, Tensor)",
 )
+
+
+@torch.library.impl("rcnn::nms", "default")
 def _nms(
     boxes: Tensor, scores: Tensor, valid: Tensor, groups: Tensor | None, threshold: float, capacity: int
 ) -> tuple[Tensor, Tensor]:
     return form(boxes.device.type).nms(boxes, scores, valid, groups, threshold, capacity)
 
 
-@_nms.register_fake
+@torch.library.register_fake("rcnn::nms")
 def _(
     boxes: Tensor, scores: Tensor, valid: Tensor, groups: Tensor | None, threshold: float, capacity: int
 ) -> tuple[Tensor, Tensor]:

@@ -38,15 +38,19 @@ def roi_align(
     Returns:
         [B, N, C, P, P] in the type of the features, contiguous. Samples more than a pixel outside the map are 0.
     """
-    return _roi_align(list(features), boxes.float(), levels, [float(s) for s in strides], size, sampling_ratio, aligned)
+    return torch.ops.rcnn.roi_align(
+        list(features), boxes.float(), levels, [float(s) for s in strides], size, sampling_ratio, aligned
+    )
 
 
-@torch.library.custom_op(
+torch.library.define(
     "rcnn::roi_align",
-    mutates_args=(),
-    schema="(Tensor[] features, Tensor boxes, Tensor levels, float[] strides, int size, int sampling_ratio,"
+    "(Tensor[] features, Tensor boxes, Tensor levels, float[] strides, int size, int sampling_ratio,"
     " bool aligned) -> Tensor",
 )
+
+
+@torch.library.impl("rcnn::roi_align", "default")
 def _roi_align(
     features: list[Tensor],
     boxes: Tensor,
@@ -60,7 +64,7 @@ def _roi_align(
     return run(features, boxes, levels, strides, size, sampling_ratio, aligned)
 
 
-@_roi_align.register_fake
+@torch.library.register_fake("rcnn::roi_align")
 def _(
     features: list[Tensor],
     boxes: Tensor,
@@ -73,12 +77,14 @@ def _(
     return features[0].new_empty((*levels.shape, features[0].shape[1], size, size))
 
 
-@torch.library.custom_op(
+torch.library.define(
     "rcnn::roi_align_backward",
-    mutates_args=(),
-    schema="(Tensor grad, Tensor boxes, Tensor levels, SymInt[] heights, SymInt[] widths, float[] strides,"
+    "(Tensor grad, Tensor boxes, Tensor levels, SymInt[] heights, SymInt[] widths, float[] strides,"
     " int sampling_ratio, bool aligned) -> Tensor[]",
 )
+
+
+@torch.library.impl("rcnn::roi_align_backward", "default")
 def _roi_align_backward(
     grad: Tensor,
     boxes: Tensor,
@@ -93,7 +99,7 @@ def _roi_align_backward(
     return run(grad, boxes, levels, heights, widths, strides, sampling_ratio, aligned)
 
 
-@_roi_align_backward.register_fake
+@torch.library.register_fake("rcnn::roi_align_backward")
 def _(
     grad: Tensor,
     boxes: Tensor,
@@ -124,10 +130,10 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     boxes, levels = ctx.saved_tensors
-    maps = _roi_align_backward(
+    maps = torch.ops.rcnn.roi_align_backward(
         grad, boxes, levels, ctx.heights, ctx.widths, ctx.strides, ctx.sampling_ratio, ctx.aligned
     )
     return maps, None, None, None, None, None, None
 
 
-_roi_align.register_autograd(_differentiate, setup_context=_save)
+torch.library.register_autograd("rcnn::roi_align", _differentiate, setup_context=_save)

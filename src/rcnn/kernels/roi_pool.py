@@ -33,36 +33,40 @@ def roi_pool(
         [B, N, C, P, P] in the type of the features, contiguous. The gradient goes to each bin's maximum, the first
         of equals.
     """
-    return _roi_pool(list(features), boxes.detach().float(), levels, [float(s) for s in strides], size)
+    return torch.ops.rcnn.roi_pool(list(features), boxes.detach().float(), levels, [float(s) for s in strides], size)
 
 
-@torch.library.custom_op(
+torch.library.define(
     "rcnn::roi_pool",
-    mutates_args=(),
-    schema="(Tensor[] features, Tensor boxes, Tensor levels, float[] strides, int size) -> Tensor",
+    "(Tensor[] features, Tensor boxes, Tensor levels, float[] strides, int size) -> Tensor",
 )
+
+
+@torch.library.impl("rcnn::roi_pool", "default")
 def _roi_pool(features: list[Tensor], boxes: Tensor, levels: Tensor, strides: list[float], size: int) -> Tensor:
     return form(boxes.device.type).roi_pool(features, boxes, levels, strides, size)
 
 
-@_roi_pool.register_fake
+@torch.library.register_fake("rcnn::roi_pool")
 def _(features: list[Tensor], boxes: Tensor, levels: Tensor, strides: list[float], size: int) -> Tensor:
     return features[0].new_empty((*levels.shape, features[0].shape[1], size, size))
 
 
 # The backward pass looks for the maxima again: to remember them would take as much memory as the pooled features.
-@torch.library.custom_op(
+torch.library.define(
     "rcnn::roi_pool_backward",
-    mutates_args=(),
-    schema="(Tensor grad, Tensor[] features, Tensor boxes, Tensor levels, float[] strides) -> Tensor[]",
+    "(Tensor grad, Tensor[] features, Tensor boxes, Tensor levels, float[] strides) -> Tensor[]",
 )
+
+
+@torch.library.impl("rcnn::roi_pool_backward", "default")
 def _roi_pool_backward(
     grad: Tensor, features: list[Tensor], boxes: Tensor, levels: Tensor, strides: list[float]
 ) -> list[Tensor]:
     return form(boxes.device.type).roi_pool_backward(grad, features, boxes, levels, strides)
 
 
-@_roi_pool_backward.register_fake
+@torch.library.register_fake("rcnn::roi_pool_backward")
 def _(grad: Tensor, features: list[Tensor], boxes: Tensor, levels: Tensor, strides: list[float]) -> list[Tensor]:
     return empty_maps(grad, [f.shape[2] for f in features], [f.shape[3] for f in features])
 
@@ -74,7 +78,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     boxes, levels, *features = ctx.saved_tensors
-    return _roi_pool_backward(grad, features, boxes, levels, ctx.strides), None, None, None, None
+    return torch.ops.rcnn.roi_pool_backward(grad, features, boxes, levels, ctx.strides), None, None, None, None
 
 
-_roi_pool.register_autograd(_differentiate, setup_context=_save)
+torch.library.register_autograd("rcnn::roi_pool", _differentiate, setup_context=_save)

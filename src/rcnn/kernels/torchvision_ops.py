@@ -82,7 +82,7 @@ def roi_align_backward(
 
 def roi_pool(features: list[Tensor], boxes: Tensor, levels: Tensor, strides: list[float], size: int) -> Tensor:
     """Pooled features [B, N, C, P, P] of boxes [B, N, 4] in maps [B, C, H, W]; see `rcnn.kernels.roi_pool`."""
-    pooled = sum(values for values, _ in _maxima(features, boxes, levels, strides, size))
+    pooled = torch.stack([values for values, _ in _maxima(features, boxes, levels, strides, size)]).sum(0)
     return pooled.unflatten(0, levels.shape).to(features[0].dtype)
 
 
