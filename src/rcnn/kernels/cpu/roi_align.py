@@ -95,19 +95,17 @@ def pixels_first(feature: Tensor) -> np.ndarray:
     return feature.detach().to(computing(feature.dtype)).permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def by_level(levels: Tensor, maps: int, tops: np.ndarray | None = None) -> Iterator[tuple[int, np.ndarray]]:
+def by_level(levels: Tensor, maps: int, tops: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Yields each level and the numbers of its RoIs among all R; -1 stands for RoIs on none of the maps.
 
-    With `tops` [R] the RoIs of an image go from its top to its bottom, so that neighbours find their pixels cached.
+    Those of an image go from its top to its bottom, by their `tops` [R], so that neighbours find their pixels cached.
     """
     flat = levels.reshape(-1).numpy()
     flat = np.where(flat < maps, flat, -1)
     for level in range(-1, maps):
         members = np.flatnonzero(flat == level)
-        if tops is not None:
-            members = members[np.lexsort((tops[members], members // levels.shape[1]))]
         if len(members):
-            yield level, members
+            yield level, members[np.lexsort((tops[members], members // levels.shape[1]))]
 
 
 def channel_spans(channels: int) -> list[tuple[int, int]]:

@@ -44,7 +44,7 @@ def roi_pool_backward(
     given = grad.to(computing(grad.dtype)).contiguous().view(-1, channels, size * size).numpy()
     corners = boxes.reshape(-1, 4).contiguous().numpy()
     tasks = []
-    for level, members in by_level(levels, len(maps)):
+    for level, members in by_level(levels, len(maps), corners[:, 1]):
         if level < 0:
             continue
         scale = np.float32(1 / strides[level])
@@ -103,7 +103,6 @@ def _backward(
 ) -> None:
     height, width, _ = feature.shape
     channels = last - first
-    pixels = total.reshape(height * width, -1)
     tile = np.empty((size * size, channels + 16), feature.dtype)
     highest, where = np.empty(channels, feature.dtype), np.empty(channels, np.int32)
     tops, bottoms = np.empty((2, size), np.int64)
@@ -122,9 +121,10 @@ def _backward(
                 for y in range(tops[p], bottoms[p]):
                     for x in range(lefts[q], rights[q]):
                         _take_higher(feature[y, x, first:last], np.int32(y * width + x), highest, where)
-                for c in range(channels):
-                    if where[c] >= 0:
-                        pixels[where[c], first + c] += tile[p * size + q, c]
+                given = tile[p * size + q, :channels]
+                for y in range(tops[p], bottoms[p]):
+                    for x in range(lefts[q], rights[q]):
+                        _add_where(where, np.int32(y * width + x), given, total[y, x, first:last])
 
 
 @kernel()
@@ -155,3 +155,11 @@ def _take_higher(values: np.ndarray, pixel: np.int32, highest: np.ndarray, where
         higher = values[c] > highest[c]
         highest[c] = values[c] if higher else highest[c]
         where[c] = pixel if higher else where[c]
+
+
+@kernel()
+def _add_where(where: np.ndarray, pixel: np.int32, values: np.ndarray, total: np.ndarray) -> None:
+    """total [C] += values [C] in the channels whose maximum came from this pixel, by where [C]."""
+    for c in range(len(total)):
+        if where[c] == pixel:
+            total[c] += values[c]
