@@ -69,18 +69,8 @@ def roi_align_backward(
         for image in range(images):
             own = members[members // proposals == image]
             for first, last in channel_spans(channels):
-                arguments = (
-                    maps[level][image].numpy(),
-                    first,
-                    last,
-                    corners,
-                    own,
-                    scale,
-                    size,
-                    sampling_ratio,
-                    aligned,
-                )
-                tasks.append((_backward, *arguments, given))
+                part = (maps[level][image].numpy(), first, last)
+                tasks.append((_backward, *part, corners, own, scale, size, sampling_ratio, aligned, given))
     run(tasks)
     return [m.permute(0, 3, 1, 2).to(grad.dtype) for m in maps]
 
@@ -96,7 +86,7 @@ def pixels_first(feature: Tensor) -> np.ndarray:
 
 
 def by_level(levels: Tensor, maps: int, tops: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields each level and the numbers of its RoIs among all R; -1 stands for RoIs on none of the maps.
+    """Yields each level of levels [B, N] and the numbers of its RoIs; -1 stands for RoIs on none of the maps.
 
     Those of an image go from its top to its bottom, by their `tops` [R], so that neighbours find their pixels cached.
     """
