@@ -23,9 +23,9 @@ from rcnn.errors import UserError
 
 # Of the pixels alone, on purpose apart from `DIGESTS`: changed data must be changed in two places, knowingly.
 PIXELS = {
-    "train": "9fd97f22a76b092940db114ba2d2a44ac2265e7d8a3755b3b134a5c287c101e7",
-    "val": "d369ec7b6197d807fabdfb47b765aeb08b9f63d81bb5deb8fad9235681ba945c",
-    "test": "fbbdc9043d6e40bd5c7bc33188866dd1760591e85e4f158f133aa94196ac02e3",
+    "train": "2640be4b586ba5649a759729fbc02fa1fe4a094c43a055325c0199caca6c10b2",
+    "val": "da2f2ce61413baee9a5a045d4b1337da00e6c04071d7e7b16b9df6c5b157b0a2",
+    "test": "ddddee2ccc170c65140926fd5b175d9478d0fd24ee565a4654a152397c694d14",
 }
 
 

@@ -34,9 +34,9 @@ LEAST_VISIBLE = 55  # per cent of a digit's ink that later digits leave uncovere
 _SEED = 1797
 # SHA-256 of each split's arrays: a cache is believed only when it holds these very bytes.
 DIGESTS = {
-    "train": "57b0a4fb79f3625cd484716a601d3f3ed5d499de6580852f5ccc6e9a975c5a75",
-    "val": "eec120fb95ab017e92df92bbfa113f04873ad93058a62734926c7073ec800d77",
-    "test": "cdb852f1ec5fd30622a00d498c10fcccfee4f101d5bce97b5a849e163a8006a5",
+    "train": "44beecd4fc51f848d4664ccef807408083c2504d4e4bf4231a48c891b8ea6fa8",
+    "val": "687f23efcc23758fa245fac733dc6a6af0a206e28bec98464498a2da82b688b6",
+    "test": "c210f2c4dbde430dd3fe1d61bf6f67d89de9059a093c21b16d7141d6fce0a4df",
 }
 
 
@@ -196,10 +196,10 @@ def _shape(draws: Draws) -> Shape:
     """How the next digit is written: sizes and stretches log-uniform, so that small and odd ones are not rare."""
     return Shape(
         longest=draws.reciprocal(SHORTEST + 1, LONGEST - 3),
-        stretch=Fraction(draws.reciprocal(9, 36), 16),
-        slant=Fraction(draws.integer(-4, 8), 16),
-        turn=Fraction(draws.integer(-10, 10), 64),
-        threshold=draws.integer(1200, 2200),
+        stretch=Fraction(draws.reciprocal(11, 30), 16),
+        slant=Fraction(draws.integer(-2, 5), 16),
+        turn=Fraction(draws.integer(-5, 5), 64),
+        threshold=draws.integer(1400, 2000),
     )
 
 
@@ -239,10 +239,10 @@ def _inked(draws: Draws, paper: np.ndarray, coverage: np.ndarray) -> np.ndarray:
     weights = np.array([2, 5, 1], np.int32)  # of red, green and blue in brightness, in eighths
     solid = coverage >= 128
     below = int(weights @ paper[:, solid].sum(1)) // np.count_nonzero(solid)
-    contrast = draws.integer(60, 130) * 8
+    contrast = draws.integer(80, 150) * 8
     colour = muted(draws, 0, 255)
     while abs(int(weights @ colour) - below) < contrast:
         colour = muted(draws, 0, 255)
         contrast -= 8  # ends on middle grey too, where no colour stands out by more than half the range
-    noise = draws.bytes(*coverage.shape).astype(np.int32) * draws.integer(0, 60) >> 8
+    noise = draws.bytes(*coverage.shape).astype(np.int32) * draws.integer(0, 40) >> 8
     return blend(paper, colour, coverage * (draws.integer(190, 256) - noise) >> 8)
