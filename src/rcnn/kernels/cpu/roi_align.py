@@ -68,7 +68,7 @@ def roi_align_backward(
         scale = np.float32(1 / strides[level])
         for image in range(images):
             own = members[members // proposals == image]
-            for first, last in channel_spans(channels):
+            for first, last in channel_spans(channels, images):
                 part = (maps[level][image].numpy(), first, last)
                 tasks.append((_backward, *part, corners, own, scale, size, sampling_ratio, aligned, given))
     run(tasks)
@@ -98,9 +98,9 @@ def by_level(levels: Tensor, maps: int, tops: np.ndarray) -> Iterator[tuple[int,
             yield level, members[np.lexsort((tops[members], members // levels.shape[1]))]
 
 
-def channel_spans(channels: int) -> list[tuple[int, int]]:
-    """Cuts the channels into one range for each thread, of at least 16: one cache line of float32."""
-    parts = max(1, min(threads(), channels // 16))
+def channel_spans(channels: int, images: int) -> list[tuple[int, int]]:
+    """Cuts the channels into ranges of at least 16, a cache line of float32: as few as give each thread some work."""
+    parts = max(1, min(-(-threads() // images), channels // 16))
     return [(channels * part // parts, channels * (part + 1) // parts) for part in range(parts)]
 
 

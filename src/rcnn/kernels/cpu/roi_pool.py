@@ -50,7 +50,7 @@ def roi_pool_backward(
         scale = np.float32(1 / strides[level])
         for image in range(images):
             own = members[members // proposals == image]
-            for first, last in channel_spans(channels):
+            for first, last in channel_spans(channels, images):
                 arguments = (maps[level][image], totals[level][image].numpy(), first, last, corners, own, scale, size)
                 tasks.append((_backward, *arguments, given))
     run(tasks)
