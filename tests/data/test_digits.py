@@ -23,9 +23,9 @@ from rcnn.errors import UserError
 
 # Of the pixels alone, on purpose apart from `DIGESTS`: changed data must be changed in two places, knowingly.
 PIXELS = {
-    "train": "2640be4b586ba5649a759729fbc02fa1fe4a094c43a055325c0199caca6c10b2",
-    "val": "da2f2ce61413baee9a5a045d4b1337da00e6c04071d7e7b16b9df6c5b157b0a2",
-    "test": "ddddee2ccc170c65140926fd5b175d9478d0fd24ee565a4654a152397c694d14",
+    "train": "0aec195809d4003ba9157936ebec265904fe27bf3ed39535e1cd677ee990828e",
+    "val": "0f24cafd66d4843a072c23ea1a3b831b10fb242629d91bbd21401f665a8fa51e",
+    "test": "61741a1c6d0e70216fb8bda0c1c556108d89ddced4910146e226827fb05b6bbc",
 }
 
 

@@ -36,7 +36,6 @@ NEEDED_FOR = {
     "scikit-learn": "the embedded digits",
     "faster-coco-eval": "evaluation by COCO's protocol",
     "safetensors": "model files",
-    "pydantic": "the settings of a training run",
     "typer": "the command line",
     "rich": "tables and progress bars",
     "matplotlib": "plots",
