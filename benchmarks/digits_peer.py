@@ -7,6 +7,7 @@ val. The rest is torchvision's default. Not part of the suite: it takes some min
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 import time
@@ -50,21 +51,19 @@ def main(steps: int | None) -> None:
     train, val = open_dataset("digits", "train"), open_dataset("digits", "val")
     short, long = SETTINGS["model.image_size"]
     none = Augmentation.none()
-    loader = TrainLoader(
-        train, short=short, long=long, batch_size=BATCH, augmentation=none, seed=0, workers=1
-    )
+    loader = TrainLoader(train, short=short, long=long, batch_size=BATCH, augmentation=none, seed=0, workers=1)
     steps = steps or round(EPOCHS * loader.steps_per_epoch)
     model = peer(len(train.classes)).train()
     rate = SETTINGS["train.lr"]
     optimiser = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=1e-4)
     warmup = min(100, steps // 5)
     started = time.time()
-    for step, batch in zip(range(steps), loader.batches()):
+    for step, batch in enumerate(itertools.islice(loader.batches(), steps)):
         rise = step / warmup if step < warmup else 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
         optimiser.param_groups[0]["lr"] = rate * max(rise, 0.01)
         images, targets = [], []
         for pixels, (height, width), boxes, labels in zip(
-            batch.images.pixels, batch.images.sizes.long(), batch.truth.boxes, batch.truth.labels
+            batch.images.pixels, batch.images.sizes.long(), batch.truth.boxes, batch.truth.labels, strict=True
         ):
             images.append(pixels[:, :height, :width] / 255)
             targets.append({"boxes": boxes[labels >= 0], "labels": labels[labels >= 0] + 1})
@@ -82,9 +81,7 @@ def main(steps: int | None) -> None:
     with torch.inference_mode():
         for i in range(len(val)):
             found = model([torch.from_numpy(val.image(i).copy()).permute(2, 0, 1) / 255])[0]
-            predictions.append(
-                Prediction(found["boxes"].numpy(), found["scores"].numpy(), found["labels"].numpy() - 1)
-            )
+            predictions.append(Prediction(found["boxes"].numpy(), found["scores"].numpy(), found["labels"].numpy() - 1))
     result = evaluate([val.truth(i) for i in range(len(val))], predictions, val.classes)
     print(f"torchvision: AP {result.mAP:.3f}, AP50 {result.AP50:.3f} after {steps} steps in {seconds / 60:.1f} minutes")
 

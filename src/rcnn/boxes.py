@@ -70,7 +70,7 @@ class BoxCoder:
         return torch.cat((shift, torch.log(target / size)), -1) * shift.new_tensor(self.weights)
 
     def decode(self, deltas: Tensor, references: Tensor) -> Tensor:
-        """Boxes [..., 4] that `deltas` [..., 4] make of `references` [..., 4]; log sizes are cut at `LOG_SIZE_LIMIT`."""
+        """Boxes [..., 4] that `deltas` [..., 4] make of `references` [..., 4], growing by at most `LOG_SIZE_LIMIT`."""
         references = references.float()
         shift, log_size = (deltas.float() / references.new_tensor(self.weights)).split(2, -1)
         size = references[..., 2:] - references[..., :2]

@@ -27,9 +27,8 @@ def command(
 ) -> None:
     """Detects objects in images. Draws those of score 0.5 and more, writes those of 0.05 and more."""
     from rcnn import detectors
-    from rcnn.data import images_below
 
-    files = _files(images, images_below)
+    files = _files(images)
     detector = detectors.load(model, device=device, precision=precision)
     drawn, written = (DRAWN, WRITTEN) if score is None else (score, score)
     if out is None and not json:
@@ -48,15 +47,17 @@ def command(
         cli.say(f"{len(files)} pictures in {out}")
 
 
-def _files(given: list[Path], images_below: object) -> list[Path]:
+def _files(given: list[Path]) -> list[Path]:
     """The images themselves, folders opened."""
+    from rcnn.data.folders import images_below
+
     files: list[Path] = []
     for path in given:
         if path.is_dir():
-            inside = images_below(path)  # type: ignore[operator]
+            inside = images_below(str(path))
             if not inside:
                 raise UserError(f"folder '{path}' holds no images")
-            files += inside
+            files += [path / name for name in inside]
         elif path.is_file():
             files.append(path)
         else:

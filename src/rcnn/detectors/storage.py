@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -40,7 +40,7 @@ def save(model: Detector, folder: str | Path, *, about: dict[str, Any] | None = 
     return folder
 
 
-def load(path: str | Path, device: str = "auto", precision: Precision = "auto") -> Detector:
+def load(path: str | Path, device: str = "auto", precision: str = "auto") -> Detector:
     """The model of a run folder (its best) or a model folder, in evaluation mode.
 
     Args:
@@ -62,9 +62,9 @@ def load(path: str | Path, device: str = "auto", precision: Precision = "auto") 
         raise UserError(f"'{folder}' has model format {description.get('format')!r}; this version reads {FORMAT}")
     model = create(system, classes, weights=None, settings=options)
     _fill(model, folder / WEIGHTS)
-    if precision not in ("auto", "fp32", "bf16"):
-        raise UserError(f"unknown precision '{precision}'{nearest(precision, ('auto', 'fp32', 'bf16'))}")
-    model.precision = precision
+    if precision not in get_args(Precision):
+        raise UserError(f"unknown precision '{precision}'{nearest(precision, get_args(Precision))}")
+    model.precision = cast(Precision, precision)
     return model.eval().to(chosen)
 
 

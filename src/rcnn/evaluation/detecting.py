@@ -14,7 +14,7 @@ from rcnn.data import Dataset, open_dataset
 from rcnn.detectors import Detections, Detector
 from rcnn.errors import UserError, nearest
 from rcnn.evaluation.columns import Prediction, check_classes
-from rcnn.evaluation.protocols import Result, evaluate
+from rcnn.evaluation.protocols import Result, check_protocol, evaluate
 
 # Detections below this score hardly change AP, and there are many.
 LEAST_SCORE = 0.05
@@ -90,6 +90,7 @@ def evaluate_model(
     Raises:
         UserError: classes that differ, an unknown split or protocol, broken data.
     """
+    check_protocol(protocol)  # before minutes of detecting
     dataset = data if isinstance(data, Dataset) else open_for(model, data, split, classes)
     predictions = detect_in(model, dataset, batch_size=batch_size, done=done)
     truths = [dataset.truth(i) for i in range(len(dataset))]

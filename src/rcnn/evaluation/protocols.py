@@ -119,6 +119,12 @@ class Result:
         return "\n".join(lines)
 
 
+def check_protocol(protocol: str) -> None:
+    """Raises a `UserError` that names the nearest protocol where there is no such one."""
+    if protocol not in RULES:
+        raise UserError(f"there is no protocol '{protocol}'{nearest(protocol, RULES)}")
+
+
 def evaluate(
     truths: Sequence[Truth],
     predictions: Sequence[Prediction],
@@ -140,8 +146,7 @@ def evaluate(
         UserError: there is no such protocol.
         RCNNError: truths and predictions do not fit together.
     """
-    if protocol not in RULES:
-        raise UserError(f"there is no protocol '{protocol}'{nearest(protocol, RULES)}")
+    check_protocol(protocol)
     columns = flatten(truths, predictions, classes)
     if protocol == "coco":
         return _coco(columns, truths, predictions, sizes)
