@@ -10,12 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rcnn.api import evaluate, predict
+    from rcnn.api import evaluate, predict, train
     from rcnn.data import open_dataset
     from rcnn.detectors import Detections, create, load, save
     from rcnn.errors import RCNNError, UserError
     from rcnn.process import tune_process
-    from rcnn.training import train
 
     __version__: str
 
@@ -40,7 +39,7 @@ _ROOMS = {
     "load": "rcnn.detectors",
     "save": "rcnn.detectors",
     "Detections": "rcnn.detectors",
-    "train": "rcnn.training",
+    "train": "rcnn.api",
     "evaluate": "rcnn.api",
     "predict": "rcnn.api",
     "open_dataset": "rcnn.data",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from rcnn import training
 from rcnn.data import Dataset
 from rcnn.detectors import Detections, Detector, load
 from rcnn.detectors.base import Source
+from rcnn.errors import RCNNError
 from rcnn.evaluation import Result, evaluate_model
 from rcnn.report import report_run
 from rcnn.training import TrainingResult
@@ -23,7 +25,10 @@ def train(*args: Any, **options: Any) -> TrainingResult | None:
     """As `training.train`; writes `report.html` in the run folder as well."""
     result = training.train(*args, **options)
     if result is not None:
-        report_run(result.run, device=result.recipe.train.device)
+        try:
+            report_run(result.run, device=result.recipe.train.device)
+        except RCNNError as error:  # a finished run is not lost because its data has moved or the disk is full
+            warnings.warn(f"the run is complete, but its report could not be written: {error}", stacklevel=2)
     return result
 
 

@@ -67,12 +67,16 @@ class BoxCoder:
         size = references[..., 2:] - references[..., :2]
         target = boxes[..., 2:] - boxes[..., :2]
         shift = (boxes[..., :2] + boxes[..., 2:] - references[..., :2] - references[..., 2:]) * 0.5 / size
-        return torch.cat((shift, torch.log(target / size)), -1) * shift.new_tensor(self.weights)
+        wx, wy, ww, wh = self.weights
+        log_size = torch.log(target / size)
+        return torch.stack((shift[..., 0] * wx, shift[..., 1] * wy, log_size[..., 0] * ww, log_size[..., 1] * wh), -1)
 
     def decode(self, deltas: Tensor, references: Tensor) -> Tensor:
         """Boxes [..., 4] that `deltas` [..., 4] make of `references` [..., 4], growing by at most `LOG_SIZE_LIMIT`."""
         references = references.float()
-        shift, log_size = (deltas.float() / references.new_tensor(self.weights)).split(2, -1)
+        # Numbers, not a tensor of them: that would be copied to the GPU each time, and waited for.
+        scaled = [delta / weight for delta, weight in zip(deltas.float().unbind(-1), self.weights, strict=True)]
+        shift, log_size = torch.stack(scaled[:2], -1), torch.stack(scaled[2:], -1)
         size = references[..., 2:] - references[..., :2]
         centre = (references[..., :2] + references[..., 2:]) * 0.5 + shift * size
         half = 0.5 * size * torch.exp(log_size.clamp(max=LOG_SIZE_LIMIT))

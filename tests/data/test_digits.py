@@ -23,9 +23,9 @@ from rcnn.errors import UserError
 
 # Of the pixels alone, on purpose apart from `DIGESTS`: changed data must be changed in two places, knowingly.
 PIXELS = {
-    "train": "0aec195809d4003ba9157936ebec265904fe27bf3ed39535e1cd677ee990828e",
-    "val": "0f24cafd66d4843a072c23ea1a3b831b10fb242629d91bbd21401f665a8fa51e",
-    "test": "61741a1c6d0e70216fb8bda0c1c556108d89ddced4910146e226827fb05b6bbc",
+    "train": "ff9d2a3e8f5216e77c240db79d4cce4ed4eac36444db79916e56b634071b135d",
+    "val": "96662f96ac515a609f1d9f6fcbfb41077e7305e84b3488fc35513e1353dd871c",
+    "test": "b253d9b0b09ad71d649c398f8c3dfeb21c47b88fbfd1ba87b2166b64d1a68fcc",
 }
 
 

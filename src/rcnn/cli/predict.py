@@ -10,7 +10,7 @@ import typer
 from rcnn import cli
 from rcnn.errors import UserError
 
-DRAWN, WRITTEN = 0.5, 0.05
+DRAWN = 0.5
 
 
 def command(
@@ -25,18 +25,20 @@ def command(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
 ) -> None:
-    """Detects objects in images. Draws those of score 0.5 and more, writes those of 0.05 and more."""
+    """Detects objects in images. Draws those of score 0.5 and more, writes those of 0.05 (or the model's own) and more."""
     from rcnn import detectors
 
     files = _files(images)
     detector = detectors.load(model, device=device, precision=precision)
-    drawn, written = (DRAWN, WRITTEN) if score is None else (score, score)
+    drawn = DRAWN if score is None else score
     if out is None and not json:
         out = Path("predictions")
     pictures = _names(files)
+    if out is not None:
+        _keep_originals(files, [out / name for name in pictures])
     entries: list[dict] = [{}] * len(files)
     with cli.progress("predicting", len(files)) as done:
-        for count, (index, found) in enumerate(detector.stream(files, score=written, batch_size=batch_size), 1):
+        for count, (index, found) in enumerate(detector.stream(files, score=score, batch_size=batch_size), 1):
             entries[index] = found.to_dict()
             if out is not None:
                 found.above(drawn).save(out / pictures[index])
@@ -63,6 +65,14 @@ def _files(given: list[Path]) -> list[Path]:
         else:
             raise UserError(f"image '{path}' does not exist")
     return files
+
+
+def _keep_originals(files: list[Path], pictures: list[Path]) -> None:
+    """Refuses to draw a picture over an image that was given."""
+    originals = {file.resolve() for file in files}
+    for picture in pictures:
+        if picture.resolve() in originals:
+            raise UserError(f"the picture '{picture}' would overwrite an image; choose another folder with --out")
 
 
 def _names(files: list[Path]) -> list[str]:

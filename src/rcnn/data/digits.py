@@ -34,9 +34,9 @@ LEAST_VISIBLE = 55  # per cent of a digit's ink that later digits leave uncovere
 _SEED = 1797
 # SHA-256 of each split's arrays: a cache is believed only when it holds these very bytes.
 DIGESTS = {
-    "train": "b6221dbd05870998d3ced45b74c3e449efdeae41a5d1e8ec9ce950fbef3be1d2",
-    "val": "2b078a9acca7dd8903d97ee243f7cbd906e2d99eb8f8319d0e1fde8475640a6f",
-    "test": "4f49339e61259f8b65f51ca864834fa330c5d7de828fdb7353542c2dd7b60057",
+    "train": "4483d6f6582f4025bf05d41b1c0ebd37f469c8f40f7381896482bdee6600e672",
+    "val": "a692388f584377e3df9392a56bc15e7fd473ab1109076c2d1e26f0a2bf9b214e",
+    "test": "636ade0d411550f10028c16131fc880f1b2e38b4fed8e5644d1c68393c43047b",
 }
 
 
@@ -180,7 +180,7 @@ def _page(draws: Draws, glyphs: np.ndarray, pools: list[np.ndarray]) -> tuple[np
         pool = pools[draws.integer(0, len(CLASSES) - 1)]
         source = int(pool[draws.integer(0, len(pool) - 1)])
         smooth = field(glyphs[source])
-        overlapping = draws.chance(12)
+        overlapping = draws.chance(8)
         for _ in range(6):  # a digit that finds no room is tried in other shapes, then left out
             coverage = ink(smooth, _shape(draws))
             place = _place(draws, coverage, instances, overlapping)
@@ -200,10 +200,10 @@ def _shape(draws: Draws) -> Shape:
     sides = SHORTEST + 1, LONGEST - 3
     return Shape(
         longest=(draws.reciprocal(*sides) + draws.integer(*sides)) // 2,
-        stretch=Fraction(draws.reciprocal(11, 28), 16),
-        slant=Fraction(draws.integer(-2, 5), 16),
-        turn=Fraction(draws.integer(-5, 5), 64),
-        threshold=draws.integer(1400, 2000),
+        stretch=Fraction(draws.reciprocal(12, 28), 16),
+        slant=Fraction(draws.integer(-1, 4), 16),
+        turn=Fraction(draws.integer(-4, 4), 64),
+        threshold=draws.integer(1500, 1900),
     )
 
 
@@ -243,10 +243,10 @@ def _inked(draws: Draws, paper: np.ndarray, coverage: np.ndarray) -> np.ndarray:
     weights = np.array([2, 5, 1], np.int32)  # of red, green and blue in brightness, in eighths
     solid = coverage >= 128
     below = int(weights @ paper[:, solid].sum(1)) // np.count_nonzero(solid)
-    contrast = draws.integer(90, 160) * 8
+    contrast = draws.integer(100, 170) * 8
     colour = muted(draws, 0, 255)
     while abs(int(weights @ colour) - below) < contrast:
         colour = muted(draws, 0, 255)
         contrast -= 8  # ends on middle grey too, where no colour stands out by more than half the range
-    noise = draws.bytes(*coverage.shape).astype(np.int32) * draws.integer(0, 40) >> 8
+    noise = draws.bytes(*coverage.shape).astype(np.int32) * draws.integer(0, 30) >> 8
     return blend(paper, colour, coverage * (draws.integer(190, 256) - noise) >> 8)

@@ -36,15 +36,20 @@ def read_image(path: str | Path) -> np.ndarray:
     path = Path(path)
     try:
         with Image.open(path) as image:
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):
-                wide = np.asarray(upright).astype(np.int64).clip(0, 65535)
-                grey = ((wide + 128) // 257).astype(np.uint8)  # [H, W]
-                return np.repeat(grey[:, :, None], 3, axis=2)
-            return np.array(upright.convert("RGB"))
+            return to_rgb(image)
     except Exception as error:  # Pillow's decoders raise whatever they stumble over in broken bytes
         raise _unreadable(path, error) from error
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """The pixels of a Pillow image as `read_image` gives them: uint8 RGB [H, W, 3], upright."""
+    image.load()
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):
+        wide = np.asarray(upright).astype(np.int64).clip(0, 65535)
+        grey = ((wide + 128) // 257).astype(np.uint8)  # [H, W]
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    return np.array(upright.convert("RGB"))
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

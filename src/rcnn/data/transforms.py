@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 SURROUND = (124, 116, 104)
 # Boxes whose sides are shorter than this after augmentation, in pixels, are dropped.
 LEAST_SIDE = 1.0
+# Images with a shorter side are not cropped: of the smallest window, 0.3 of it, nothing would be left.
+LEAST_CROPPED = 8
 
 
 def resized_size(height: int, width: int, short: int, long: int) -> tuple[int, int]:
@@ -167,7 +169,7 @@ class Augmentation:
         """The sample in a random window that overlaps some object enough; objects cut too far are ignored."""
         sides = sample["boxes"].as_subclass(Tensor)  # [G, 4]
         real = torch.as_tensor(~truth.ignore)
-        if not real.any():
+        if not real.any() or min(sample["image"].shape[-2:]) < LEAST_CROPPED:
             return sample, truth
         window = v2.RandomIoUCrop().make_params([sample["image"], tv_tensors.wrap(sides[real], like=sample["boxes"])])
         if not window:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from rcnn.data import read_image, resize
+from rcnn.data.images import to_rgb
 from rcnn.detectors.detections import Detections
 from rcnn.errors import UserError
 from rcnn.structures import Batch, DetectionBatch, ImageBatch, padded
@@ -24,7 +26,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 Source = str | Path | np.ndarray | Tensor | Image.Image
 
 # Candidates above the score that go into the last NMS; an image with more is done again with four times as many.
-CAPACITY = 2048
+CAPACITY = 4096
 
 
 class Detector(nn.Module):
@@ -78,13 +80,14 @@ class Detector(nn.Module):
         )
         return torch.autocast(kind, torch.bfloat16, enabled=bf16)
 
-    def predict(self, images: Source | Iterable[Source], score: float = 0.05, batch_size: int = 8) -> list[Detections]:
+    def predict(self, images: Source | Iterable[Source], score: float | None = 0.05, batch_size: int = 8
+    ) -> list[Detections]:
         """Detections of each image, in the order given.
 
         Args:
             images: one or many: paths, PIL images, numpy [H, W, 3] uint8 RGB, or tensors [3, H, W] (uint8 0–255 or
                 floating 0–1); sizes may be mixed.
-            score: the lowest score to report.
+            score: the lowest score to report; None for the model's own setting.
             batch_size: the most images run at once; images of equal padded shape run together, and an image's result
                 does not depend on its company.
         """
@@ -94,42 +97,40 @@ class Detector(nn.Module):
         return [found[index] for index in range(len(found))]
 
     def stream(
-        self, images: Iterable[Source], score: float = 0.05, batch_size: int = 8
+        self, images: Iterable[Source], score: float | None = 0.05, batch_size: int = 8
     ) -> Iterator[tuple[int, Detections]]:
         """Like `predict`, giving (index, detections) as they are done; holds few images at a time."""
-        waiting: dict[tuple[int, int], list[tuple[int, str, np.ndarray, Tensor]]] = {}
+        waiting: dict[tuple[int, int], list[_Waiting]] = {}
         for index, source in enumerate(images):
             name, pixels = _read(source)
             resized = resize(pixels, *self.options.image_size)  # [3, h, w]
             shape = (padded(resized.shape[1]), padded(resized.shape[2]))
             group = waiting.setdefault(shape, [])
-            group.append((index, name, pixels, resized))
+            # A file can be read again; keeping the pixels of many large ones could fill the memory.
+            group.append(_Waiting(index, name, pixels.shape[:2], None if name else pixels, resized))
             if len(group) == batch_size:
                 yield from self._run(waiting.pop(shape), shape, score)
         for shape, group in waiting.items():
             yield from self._run(group, shape, score)
 
     def _run(
-        self, group: list[tuple[int, str, np.ndarray, Tensor]], shape: tuple[int, int], score: float
+        self, group: list[_Waiting], shape: tuple[int, int], score: float | None
     ) -> Iterator[tuple[int, Detections]]:
         """Detections of images of one padded shape, carried back to each original's pixels."""
         pixels = torch.zeros(len(group), 3, *shape, dtype=torch.uint8)
-        for slot, (_, _, _, resized) in zip(pixels, group, strict=True):
-            slot[:, : resized.shape[1], : resized.shape[2]] = resized
-        sizes = torch.tensor([item[3].shape[1:] for item in group], dtype=torch.float32)
+        for slot, image in zip(pixels, group, strict=True):
+            slot[:, : image.resized.shape[1], : image.resized.shape[2]] = image.resized
+        sizes = torch.tensor([image.resized.shape[1:] for image in group], dtype=torch.float32)
         result = self.detect_all(ImageBatch(pixels, sizes).to(self.device), score=score).to("cpu")
-        for row, (index, name, original, resized) in enumerate(group):
-            height, width = original.shape[:2]
+        for row, image in enumerate(group):
+            height, width = image.size
             real = result.valid[row]
-            scale = torch.tensor([width / resized.shape[2], height / resized.shape[1]]).repeat(2)
+            scale = torch.tensor([width / image.resized.shape[2], height / image.resized.shape[1]]).repeat(2)
             limit = torch.tensor([width, height], dtype=torch.float32).repeat(2)
-            boxes = torch.minimum(result.boxes[row][real] * scale, limit)  # [D, 4]
-            scores, labels = result.scores[row][real], result.labels[row][real]
-            kept = None if name else original  # a file can be read again; holding every image could fill the memory
-            yield (
-                index,
-                Detections(boxes.numpy(), scores.numpy(), labels.numpy(), self.classes, name, width, height, kept),
-            )
+            boxes = torch.minimum(result.boxes[row][real] * scale, limit).numpy()  # [D, 4]
+            scores, labels = result.scores[row][real].numpy(), result.labels[row][real].numpy()
+            found = Detections(boxes, scores, labels, self.classes, image.name, width, height, image.pixels)
+            yield image.index, found
 
     def detect_all(self, images: ImageBatch, *, score: float | None = None) -> DetectionBatch:
         """`detect` in evaluation mode and the model's precision, done again with more room where it overflowed."""
@@ -140,6 +141,17 @@ class Detector(nn.Module):
                 capacity *= 4
                 result = self.detect(images, score=score, capacity=capacity)
         return result
+
+
+@dataclass
+class _Waiting:
+    """An image that waits for company of its padded shape: its place, name, [H, W] and, if unnamed, its pixels."""
+
+    index: int
+    name: str
+    size: tuple[int, ...]
+    pixels: np.ndarray | None
+    resized: Tensor
 
 
 @contextmanager
@@ -159,7 +171,7 @@ def _read(source: Source) -> tuple[str, np.ndarray]:
     if isinstance(source, str | Path):
         return str(source), read_image(source)
     if isinstance(source, Image.Image):
-        return "", np.asarray(source.convert("RGB"))
+        return "", to_rgb(source)
     if isinstance(source, Tensor):
         if source.ndim != 3 or source.shape[0] != 3:
             raise UserError(f"expected an image tensor of shape [3, H, W], got {list(source.shape)}")
@@ -171,5 +183,5 @@ def _read(source: Source) -> tuple[str, np.ndarray]:
             raise UserError(
                 f"expected an image array [H, W, 3] of uint8 RGB, got {list(source.shape)} of {source.dtype}"
             )
-        return "", source
+        return "", np.ascontiguousarray(source)  # a flipped view, such as BGR turned to RGB, is no tensor
     raise UserError(f"expected a path, a PIL image, an array or a tensor, got {type(source).__name__}")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from rcnn.backbones import Backbone
 from rcnn.detectors.base import CAPACITY, Detector
+from rcnn.errors import UserError
 from rcnn.heads import BoxHead, BoxHeadOptions, SharedFC
 from rcnn.pooling import RoIAlign, RoIPool
 from rcnn.proposals import RPN, AnchorOptions, Anchors, RPNOptions
@@ -84,6 +85,11 @@ class FasterRCNNOptions:
     rpn: RPNOptions = field(default_factory=RPNOptions)
     pool: PoolOptions = field(default_factory=PoolOptions)
     box: BoxHeadOptions = field(default_factory=BoxHeadOptions)
+
+    def __post_init__(self) -> None:
+        short, long = self.image_size
+        if not 0 < short <= long:
+            raise UserError(f"model.image_size = {[short, long]}: expected the shorter side first, both above 0")
 
 
 def modern(strides: Sequence[int]) -> FasterRCNNOptions:

@@ -92,6 +92,9 @@ def evaluate_model(
     """
     check_protocol(protocol)  # before minutes of detecting
     dataset = data if isinstance(data, Dataset) else open_for(model, data, split, classes)
+    for name in dataset.classes:
+        if name not in model.classes:
+            raise UserError(f"the model does not know the data's class '{name}'{nearest(name, model.classes)}")
     predictions = detect_in(model, dataset, batch_size=batch_size, done=done)
     truths = [dataset.truth(i) for i in range(len(dataset))]
     return evaluate(truths, predictions, dataset.classes, sizes=dataset.sizes, protocol=protocol)

@@ -159,6 +159,7 @@ class BoxHead(nn.Module):
     def losses(self, output: BoxOutput, samples: RoISamples) -> dict[str, Tensor]:
         """The multi-task loss (Girshick 2015, equation 1): `loss_cls`, `loss_box`, and the count `foreground_rois`.
 
+        Deltas are [B, S, K or 1, 4]. Without regression `loss_box` is 0.
         Both are divided by the number of sampled RoIs: a positive RoI weighs the same however many there are.
         """
         used = samples.used.sum().clamp(min=1)
@@ -169,9 +170,10 @@ class BoxHead(nn.Module):
         else:
             deltas = output.deltas.squeeze(2)
         box = F.smooth_l1_loss(deltas, samples.goals, beta=self.options.loss_beta, reduction="none").sum(-1)
+        weight = self.options.box_weight if self.bbox_pred is not None else 0.0
         return {
             "loss_cls": (cls * samples.used.flatten()).sum() / used,
-            "loss_box": self.options.box_weight * (box * samples.positive).sum() / used,
+            "loss_box": weight * (box * samples.positive).sum() / used,
             "foreground_rois": samples.positive.sum() / samples.positive.shape[0],
         }
 
@@ -185,12 +187,12 @@ class BoxHead(nn.Module):
             output: of the proposals [B, N].
             proposals: the RoIs.
             images: for their true sizes.
-            score: candidates must score higher; None for the option's value.
+            score: the lowest score wanted; None for the option's value.
             capacity: candidates that are kept for NMS; an image with more raises its `overflow` flag.
         """
         options = self.options
         scores = output.logits.softmax(-1)[..., : self.classes]  # [B, N, K]
-        wanted = proposals.valid[..., None] & (scores > (options.score if score is None else score))
+        wanted = proposals.valid[..., None] & (scores >= (options.score if score is None else score))
         candidates = torch.where(wanted, scores, 0.0).flatten(1)  # [B, N·K]
         best, index = candidates.topk(min(capacity, candidates.shape[1]), dim=1)  # [B, M]
         roi, label = index // self.classes, index % self.classes

@@ -98,7 +98,7 @@ class RPNHead(nn.Module):
             if self.softmax:
                 # The softmax of two logits is the sigmoid of their difference; all "not object" channels come first,
                 # as in the authors' code.
-                background, foreground = score.chunk(2, dim=1)
+                background, foreground = score.float().chunk(2, dim=1)
                 score = foreground - background
             logits.append(score.permute(0, 2, 3, 1).flatten(1).float())  # [B, H·W·k]
             delta = self.bbox_pred(hidden).permute(0, 2, 3, 1)  # [B, H, W, 4k]
@@ -208,7 +208,8 @@ class RPN(nn.Module):
         box = F.smooth_l1_loss(deltas, goals, beta=options.loss_beta, reduction="none").sum(-1)
         used = drawn.used.sum().clamp(min=1)
         normaliser = used if options.box_normaliser == "samples" else output.positions.clamp(min=1)
+        weight = options.box_weight if options.regression else 0.0
         return {
             "loss_rpn_cls": (cls * drawn.used).sum() / used,
-            "loss_rpn_box": options.box_weight * (box * drawn.positive).sum() / normaliser,
+            "loss_rpn_box": weight * (box * drawn.positive).sum() / normaliser,
         }

@@ -72,6 +72,8 @@ def assign(
 def _share_ignored(boxes: Tensor, truth: GroundTruth) -> Tensor:
     """The largest share of each box [B or 1, A, 4] that lies in one ignore region of its image: [B, A]."""
     regions = truth.boxes * truth.ignore[..., None]  # [B, G, 4]; others become empty boxes, which cover nothing
+    if boxes.device.type == "cpu" and not torch.compiler.is_compiling():
+        regions = regions[:, truth.ignore.any(0)]  # most images have none; on a GPU asking would wait for it
     share = boxes.new_zeros(truth.boxes.shape[0], boxes.shape[1])
     for part in regions.split(_REGIONS_AT_ONCE, dim=1):
         if part.shape[1]:

@@ -16,7 +16,7 @@ def encode(references: Tensor, matched: Tensor, positive: Tensor, truth: GroundT
     References that are not positive may be anything, empty boxes included: they stand in as unit boxes, so that no
     infinity arises that a mask could not remove from a gradient.
     """
-    unit = references.new_tensor([0.0, 0.0, 1.0, 1.0])
+    unit = torch.cat((torch.zeros_like(references[..., :2]), torch.ones_like(references[..., 2:])), -1)
     if truth.boxes.shape[1] == 0:
         return torch.zeros_like(references)
     goals = torch.where(positive[..., None], take(truth.boxes, matched), unit)

@@ -216,7 +216,8 @@ def differences(old: Recipe, new: Recipe) -> list[tuple[str, Any, Any]]:
     """The dotted keys in which two recipes differ, each with both values; the record of stages does not count."""
     before, after = (reading.flat(to_mapping(replace(recipe, stages=()))) for recipe in (old, new))
     pairs = [(key, before.get(key), after.get(key)) for key in {**before, **after}]
-    return [(key, a, b) for key, a, b in pairs if a != b and {a, b} != {None, toml.NOTHING}]
+    absent = (None, toml.NOTHING)
+    return [(key, a, b) for key, a, b in pairs if a != b and not (a in absent and b in absent)]
 
 
 def _laid_over(current: Any, changes: Any, part: str) -> Any:

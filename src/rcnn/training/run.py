@@ -314,6 +314,7 @@ def _loader(recipe: Recipe, model: Detector, dataset: Dataset, world: World, wor
         workers=workers,
         rank=world.rank,
         world=world.size,
+        pin_memory=model.device.type == "cuda",
     )
 
 
