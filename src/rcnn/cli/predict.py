@@ -25,7 +25,7 @@ def command(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
 ) -> None:
-    """Detects objects in images. Draws those of score 0.5 and more, writes those of 0.05 (or the model's own) and more."""
+    """Detects objects in images. Draws those of score 0.5 and more, writes those of the model's own score (0.05)."""
     from rcnn import detectors
 
     files = _files(images)

@@ -8,6 +8,7 @@ Letters: N images of the data set, B images of a batch, W processes that train t
 from __future__ import annotations
 
 import itertools
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -233,8 +234,14 @@ def _options(workers: int, pin_memory: bool | None, context: str | None) -> dict
     options: dict[str, Any] = {"pin_memory": torch.cuda.is_available() if pin_memory is None else pin_memory}
     if workers:
         # Forked workers share the data set's memory and start at once; our kernels are serial, so they may be forked.
+        options["worker_init_fn"] = _ignore_interrupts
         options["multiprocessing_context"] = context or ("fork" if sys.platform == "linux" else "spawn")
     return {"num_workers": workers, **options}
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Leaves Ctrl-C to the training process, which still needs its workers while it saves its state."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _results(steps: TorchDataset, order: Any, options: dict[str, Any]) -> Iterator[Any]:

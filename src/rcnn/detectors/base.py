@@ -80,7 +80,8 @@ class Detector(nn.Module):
         )
         return torch.autocast(kind, torch.bfloat16, enabled=bf16)
 
-    def predict(self, images: Source | Iterable[Source], score: float | None = 0.05, batch_size: int = 8
+    def predict(
+        self, images: Source | Iterable[Source], score: float | None = 0.05, batch_size: int = 8
     ) -> list[Detections]:
         """Detections of each image, in the order given.
 

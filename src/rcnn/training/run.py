@@ -17,6 +17,7 @@ import torch
 
 from rcnn import detectors
 from rcnn.data import Dataset, TrainLoader, open_dataset
+from rcnn.data.dataset import DIGITS
 from rcnn.detectors import Detector, choose_device, to_mapping
 from rcnn.errors import UserError
 from rcnn.files import write_text
@@ -152,7 +153,7 @@ def train(
     if resume:
         resolved, out = _resumed(out, asked)
     else:
-        resolved = resolve(asked)
+        resolved = resolve([*asked, _anchored(resolve(asked))])
     with joined(choose_device(resolved.train.device)) as (world, chosen):
         reporter.silent = not world.first
         run = Path(out) if out else world.gather(_next_free(resolved.system))[0]
@@ -168,13 +169,25 @@ def flags(**given: Any) -> dict[str, Any]:
     for name, value in given.items():
         if value is None or name == "out":
             continue
-        if name == "data" or (name == "weights" and value not in ("none", "imagenet")):
-            value = str(Path(value).resolve()) if Path(value).exists() else str(value)
+        if name in ("data", "weights"):
+            value = str(value)
         if name == "image_size" and isinstance(value, int):
             value = (value, value * 5 // 3)  # 600 and 1000 pixels of Girshick 2015, section 4.1
         if name == "lr":
             layer = reading.merged(layer, {"train": {"lr_batch": 0}})
         layer = reading.merged(layer, reading.nested(FLAGS[name], value))
+    return layer
+
+
+def _anchored(recipe: Recipe) -> dict[str, Any]:
+    """The layer that makes the recipe's paths absolute, so that the run is understood from any folder."""
+
+    def absolute(path: str) -> str:
+        return str(Path(path).resolve()) if path != DIGITS and Path(path).exists() else path
+
+    layer: dict[str, Any] = {"data": {"path": absolute(recipe.data.path)}}
+    if recipe.weights not in (None, "none", "imagenet"):
+        layer["weights"] = absolute(str(recipe.weights))
     return layer
 
 
@@ -193,7 +206,8 @@ def _resumed(out: str | Path | None, asked: Sequence[Mapping[str, Any]]) -> tupl
     if not (run / FILE).is_file():
         raise UserError(f"'{run}' holds no run to resume: there is no {FILE} in it")
     saved = read_recipe(run / FILE)
-    resolved = resolve([reading.read_config(run / FILE), *asked])
+    layers = [reading.read_config(run / FILE), *asked]
+    resolved = resolve([*layers, _anchored(resolve(layers))])
     for key, before, now in differences(saved, resolved):
         if key not in FREE:
             raise UserError(

@@ -5,6 +5,7 @@ Nothing here waits for the GPU: figures stay on the device until somebody reads 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -89,10 +90,9 @@ class StageTrainer:
             for name, value in {"loss": total, **losses}.items():
                 mean = value.detach().float() / len(batches)
                 values[name] = values[name] + mean if name in values else mean
-        figure = values["loss"]
-        if self.train.clip:
-            # A gradient may overflow where the loss is still finite.
-            figure = figure + 0 * nn.utils.clip_grad_norm_(self.parameters, self.train.clip)
+        # A gradient may overflow where the loss is still finite.
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.train.clip or math.inf)
+        figure = values["loss"] + 0 * norm
         self.guard.watch(step, figure, [name for batch in batches for name in batch.names])
         self.optimizer.step()
         if self.ema is not None:
