@@ -28,7 +28,7 @@ SETTINGS: dict[str, Any] = {
     "model.box.positive_fraction": 0.5,
     "train.lr": 0.04,
     "train.lr_batch": 8,
-    "train.eval_every": 4.0,
+    "train.eval_every": 7.0,
     # Too few passes to need more variety than the data have.
     "augment.scale": [1.0, 1.0],
     "augment.photometric": 0.0,
