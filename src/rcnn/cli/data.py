@@ -23,7 +23,7 @@ Data = Annotated[
     str, typer.Argument(help="digits, a VOC root, a COCO folder or JSON, or a YOLO data.yaml.", metavar="DATA")
 ]
 Split = Annotated[str | None, typer.Option(help="train, val, test, …; all images if left out.", metavar="S")]
-Json = Annotated[Path | None, typer.Option("--json", help="Write the figures as JSON (- for standard output).")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the result as JSON (- for standard output).")]
 
 _SAMPLES = 12
 
@@ -35,7 +35,10 @@ def info(
     json: Json = None,
     out: Annotated[Path | None, typer.Option(help="Folder for pictures of sample images.", metavar="DIR")] = None,
 ) -> None:
-    """Counts, sizes and class balance of a data set, and what they suggest doing."""
+    """Counts, sizes, class balance, and advice.
+
+    The advice is about image size, backbone, classes and what else makes training or judging hard.
+    """
     from rcnn.data import open_dataset
     from rcnn.data.info import summarise
 
@@ -51,7 +54,10 @@ def info(
 
 @app.command()
 def check(data: Data, split: Split = None, json: Json = None) -> None:
-    """Every problem of a data set, with file, value and fix; reads all images; exit code 1 if there is any."""
+    """Every problem, with file, value and fix.
+
+    Reads all images as well as annotations. The exit code is 1 if there is any problem.
+    """
     from rcnn.data.checks import check as run_check
 
     findings = run_check(data, split, lambda total: cli.progress("reading images", total))
@@ -75,7 +81,10 @@ def convert(
     to: Annotated[str, typer.Option(help="voc, coco or yolo.", metavar="FORMAT")],
     out: Annotated[Path, typer.Option(help="New folder to write.", metavar="DIR")],
 ) -> None:
-    """Writes a data set in another format, without loss: images are copied unchanged."""
+    """The same in another format, without loss.
+
+    Images are copied unchanged. The result is written beside its place and renamed once it is whole.
+    """
     from rcnn.data.convert import convert as run_convert
 
     result = run_convert(data, to, out, lambda total: cli.progress("copying images", total))

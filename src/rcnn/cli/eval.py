@@ -13,8 +13,8 @@ from rcnn import cli
 def command(
     model: Annotated[Path, typer.Argument(help="Run or model folder.", show_default=False)],
     data: Annotated[str, typer.Option(help="digits, or the place of a VOC, COCO or YOLO data set.")],
-    split: Annotated[str, typer.Option(help="Which part of the data.")] = "val",
-    classes: Annotated[str, typer.Option(help="Judge these classes only: A,B,…")] = "",
+    split: Annotated[str, typer.Option(help="Split to judge on: train, val, test, …")] = "val",
+    classes: Annotated[str, typer.Option(help="Judge these classes only: A,B,…; without it, all.")] = "",
     protocol: Annotated[str, typer.Option(help="coco, voc07 or voc12.")] = "coco",
     batch_size: Annotated[int, typer.Option(min=1, help="Images run at once.")] = 8,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",

@@ -14,27 +14,29 @@ def command(
     system: Annotated[str, typer.Argument(help="SYSTEM/BACKBONE, such as faster-rcnn/resnet18-fpn.")] = "",
     data: Annotated[str, typer.Option(help="digits, or the place of a VOC, COCO or YOLO data set.")] = "",
     out: Annotated[str, typer.Option(help="Run folder; without it, the next free runs/SYSTEM-BACKBONE-N.")] = "",
-    classes: Annotated[str, typer.Option(help="Learn these classes only: A,B,…")] = "",
+    classes: Annotated[str, typer.Option(help="Learn these classes only, in this order: A,B,…")] = "",
     recipe: Annotated[str, typer.Option(help="classic (as published) or modern (default).")] = "",
     scheme: Annotated[str, typer.Option(help="How the stages follow one another: joint.")] = "",
-    epochs: Annotated[float | None, typer.Option(help="Passes over the data, of each trained stage.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the data (12), of each trained stage.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps of each trained stage, instead of epochs.")] = None,
-    weights: Annotated[str, typer.Option(help="The backbone's first weights: a file, imagenet or none.")] = "",
+    weights: Annotated[str, typer.Option(help="The backbone's first weights: a file, imagenet or none (random).")] = "",
     batch_size: Annotated[int | None, typer.Option(help="Images a forward pass.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate, used as it is; the recipe's scales.")] = None,
-    image_size: Annotated[str, typer.Option(help="SHORT[,LONG]: shorter side and most of the longer, pixels.")] = "",
-    workers: Annotated[int | None, typer.Option(help="Processes that load images.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate, not scaled to the batch as the recipe's is.")] = None,
+    image_size: Annotated[str, typer.Option(help="SHORT[,LONG]: pixels of the shorter side, most of the longer.")] = "",
+    workers: Annotated[int | None, typer.Option(help="Processes that load images; 0: the training's own.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "",
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "",
-    seed: Annotated[int | None, typer.Option(help="Of every random choice.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    precision: Annotated[str, typer.Option(help="auto (bf16 on GPUs that have it), fp32 or bf16.")] = "",
+    seed: Annotated[int | None, typer.Option(help="Seed of every random choice.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, by its own settings.")] = False,
     config: Annotated[Path | None, typer.Option(help="TOML or YAML of settings, such as a run's recipe.toml.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, such as train.ema=0.999.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop after the plan and one batch.")] = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, such as train.ema=0.999; repeatable.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop after the plan and one batch, unwritten.")] = False,
 ) -> None:
     """Trains a detector on your data, evaluates it after each epoch, keeps the best, and writes a report.
 
-    Settings come, the later winning, from the recipe, --config, --set and the flags above. Keys of --set and --config
+    Settings come, the later winning, from the recipe, --config, --set and the named flags. Keys of --set and --config
     are model.…, train.…, augment.… and data.…; a run's recipe.toml lists them all.
 
     rcnn train faster-rcnn/resnet18-fpn --data digits --epochs 10
