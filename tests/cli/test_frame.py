@@ -233,6 +233,8 @@ def test_an_interrupted_process_exits_with_130():
 import os, signal, sys, time, types
 from rcnn import cli
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs start with it ignored
+
 def command() -> None:
     "Waits."
     os.kill(os.getpid(), signal.SIGINT)

@@ -64,23 +64,24 @@ def test_images_hold_0_to_12_digits_and_every_count_occurs(splits):
         assert 0.03 < np.mean([len(labels) == 0 for labels in data.labels]) < 0.2
 
 
-def test_longer_sides_reach_from_20_to_100_pixels_with_as_many_small_as_large_ones(splits):
+def test_longer_sides_reach_from_20_to_100_pixels_and_most_can_be_read_at_a_glance(splits):
     boxes = np.concatenate([box for data in splits.values() for box in data.boxes])
     longer = (boxes[:, 2:] - boxes[:, :2]).max(1)
     assert longer.min() >= 20
     assert longer.max() <= 100
     assert longer.min() < 23
     assert longer.max() > 95
-    # Log-uniform: the middle of the sizes is their geometric mean.
-    assert 38 < np.median(longer) < 52
+    # The mean of a log-uniform and a uniform draw: the middle lies between their middles, 45 and 60.
+    assert 45 < np.median(longer) < 60
+    assert np.percentile(longer, 10) < 36
 
 
 def test_aspect_ratios_vary_so_widely_that_one_anchor_shape_cannot_serve(splits):
     boxes = np.concatenate(splits["train"].boxes)
     ratio = (boxes[:, 2] - boxes[:, 0]) / (boxes[:, 3] - boxes[:, 1])
     low, high = np.percentile(ratio, (5, 95))
-    assert low < 1 / 2.2
-    assert high > 1.3
+    assert low < 1 / 2
+    assert high > 1.1
 
 
 @pytest.mark.parametrize("split", ["val", "test"])

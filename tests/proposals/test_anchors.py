@@ -3,6 +3,7 @@ import torch
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
+from rcnn.errors import UserError
 from rcnn.proposals import AnchorOptions, Anchors
 from rcnn.proposals.anchors import inside
 
@@ -63,5 +64,7 @@ def test_cells_of_the_padding_have_no_anchors():
 
 
 def test_levels_and_sizes_must_agree():
-    with pytest.raises(ValueError, match="2 tuples of anchor sizes for 3 feature maps"):
+    with pytest.raises(
+        UserError, match=r"model\.anchors\.sizes: expected one list for each of the 3 feature maps.*got 2"
+    ):
         Anchors(AnchorOptions(((8.0,), (16.0,))), [4, 8, 16])

@@ -49,6 +49,8 @@ def convert(data: str | Path, to: str, out: str | Path, progress: Progress = sil
     out = Path(out)
     _require_free(out)
     dataset = open_dataset(data)
+    if dataset.path(0) is not None and out.resolve().is_relative_to(dataset.root.resolve()):
+        raise UserError(f"'{out}' lies inside the data set '{dataset.root}' itself; name a folder elsewhere for --out")
     writer, notes = WRITERS[to], [dataset.note] if dataset.note else []
     splits = _splits(dataset, to, writer, notes)
     names = _names(dataset, splits, to, notes)

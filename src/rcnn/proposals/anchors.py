@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from rcnn.errors import UserError
+
 
 @dataclass(frozen=True)
 class AnchorOptions:
@@ -39,7 +41,10 @@ class Anchors:
     def __init__(self, options: AnchorOptions, strides: Sequence[int]) -> None:
         sizes = options.sizes * len(strides) if len(options.sizes) == 1 else options.sizes
         if len(sizes) != len(strides):
-            raise ValueError(f"{len(sizes)} tuples of anchor sizes for {len(strides)} feature maps")
+            raise UserError(
+                f"model.anchors.sizes: expected one list for each of the {len(strides)} feature maps, or one for all of "
+                f"them, got {len(sizes)}"
+            )
         self.options = options
         self.strides = tuple(strides)
         self.cells = [_cell(level, options) for level in sizes]
