@@ -42,8 +42,8 @@ class Anchors:
         sizes = options.sizes * len(strides) if len(options.sizes) == 1 else options.sizes
         if len(sizes) != len(strides):
             raise UserError(
-                f"model.anchors.sizes: expected one list for each of the {len(strides)} feature maps, or one for all of "
-                f"them, got {len(sizes)}"
+                f"model.anchors.sizes: expected one list for each of the {len(strides)} feature maps, or one for all,"
+                f" got {len(sizes)}"
             )
         self.options = options
         self.strides = tuple(strides)
