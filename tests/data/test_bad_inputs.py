@@ -167,7 +167,8 @@ def test_check_lists_the_same_fault_and_fails(make, capsys, bad):
         (["data", "convert", "{root}", "--to", "yoyo", "--out", "{root}/../o"], ("no format 'yoyo'", "'yolo'")),
         (["data", "convert", "{root}", "--to", "yolo", "--out", "{root}"], ("is not empty",)),
         (["data", "convert", "{root}", "--to", "yolo", "--out", "{root}/classes"], ("is a file",)),
-        (["data", "convert", "{root}", "--to", "yolo", "--out", "{root}/classes/x"], ("file where a folder",)),
+        (["data", "convert", "{root}", "--to", "yolo", "--out", "{root}/../file/x"], ("file where a folder",)),
+        (["data", "convert", "{root}", "--to", "yolo", "--out", "{root}/x"], ("lies inside the data set",)),
         (["data", "convert", "{root}", "--to", "yolo", "--out", "/proc/nowhere/x"], ("/proc",)),
         (["data", "info", "{root}", "--json", "{root}/classes/x.json"], ("file where a folder",)),
     ],
@@ -175,6 +176,7 @@ def test_check_lists_the_same_fault_and_fails(make, capsys, bad):
 def test_a_faulty_call_is_refused_in_one_sentence(make, capsys, arguments, words):
     root = make("voc")
     (root / "classes").write_text("x")
+    (root.parent / "file").write_text("x")
     (root.parent / "empty").mkdir()
     told = refused(capsys, *(argument.format(root=root) for argument in arguments))
     for word in words:
