@@ -46,6 +46,17 @@ def test_other_canonical_sizes_move_the_levels():
     assert LevelRule((4.0, 8.0, 16.0), canonical_level=3)(boxes, valid).tolist() == [[0]]
 
 
+def test_maps_of_one_stride_are_pooled_as_torchvisions_mobilenet_detectors_do():
+    from torchvision.ops.poolers import MultiScaleRoIAlign
+
+    boxes = torch.tensor([[0.0, 0.0, 20.0, 20.0], [0.0, 0.0, 250.0, 250.0], [0.0, 0.0, 400.0, 300.0]])
+    pooler = MultiScaleRoIAlign(["0", "1"], output_size=7, sampling_ratio=2)
+    maps = {"0": torch.randn(1, 8, 13, 16), "1": torch.randn(1, 8, 13, 16)}
+    theirs = pooler(maps, [boxes], [(416, 512)])
+    ours = RoIAlign(7, (32, 32), aligned=False)(list(maps.values()), boxes[None], torch.ones(1, 3, dtype=torch.bool))
+    torch.testing.assert_close(ours[0], theirs)
+
+
 @pytest.mark.parametrize("strides", [[], [0], [4, 16], [3, 6], [8, 4]])
 def test_strides_of_no_pyramid_are_refused(strides):
     for module in (RoIAlign, RoIPool):

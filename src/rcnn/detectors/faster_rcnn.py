@@ -57,12 +57,15 @@ class PoolOptions:
         size: P; None for what the head wants: 7 for fully connected layers, otherwise the backbone's own.
         sampling_ratio: RoIAlign's samples a bin and axis; 0 takes one a feature cell.
         aligned: RoIAlign's half-pixel shift; off only for weights that were trained without.
+        canonical_size: on a pyramid, the side in pixels from which a region is pooled from stride 16, twice that from
+            stride 32, and so on (Lin et al. 2017, equation 1).
     """
 
     kind: Literal["align", "pool"] = "align"
     size: int | None = None
     sampling_ratio: int = 2
     aligned: bool = True
+    canonical_size: float = 224.0
 
 
 @dataclass(frozen=True)
@@ -192,5 +195,11 @@ def box_trunk(backbone: Backbone, options: FasterRCNNOptions) -> tuple[nn.Module
 def roi_pooling(options: PoolOptions, size: int, strides: Sequence[int]) -> nn.Module:
     """The pooling module that the options name, for maps of `strides`."""
     if options.kind == "pool":
-        return RoIPool(size=size, strides=strides)
-    return RoIAlign(size=size, strides=strides, sampling_ratio=options.sampling_ratio, aligned=options.aligned)
+        return RoIPool(size=size, strides=strides, canonical_size=options.canonical_size)
+    return RoIAlign(
+        size=size,
+        strides=strides,
+        sampling_ratio=options.sampling_ratio,
+        aligned=options.aligned,
+        canonical_size=options.canonical_size,
+    )

@@ -24,7 +24,8 @@ class LevelRule:
     """RoI of w × h pixels → map of stride 2^k, `k = ⌊canonical_level + log2(√(w·h) / canonical_size)⌋`, clipped.
 
     Attributes:
-        strides: input pixels per pixel of each map, finest first, each twice the one before.
+        strides: input pixels per pixel of each map, finest first, each twice the one before; or all the same, as in
+            torchvision's MobileNet detectors, where the rule then always names the first map.
         canonical_size: side in pixels of the RoI that `canonical_level` is for: ImageNet's 224.
         canonical_level: log2 of that map's stride.
 
@@ -38,7 +39,7 @@ class LevelRule:
 
     def __post_init__(self) -> None:
         powers = [2.0 ** (math.frexp(self.strides[0])[1] - 1 + i) for i in range(len(self.strides))]
-        if len(self.strides) > 1 and list(self.strides) != powers:
+        if len(set(self.strides)) > 1 and list(self.strides) != powers:
             raise UserError(f"strides of a pyramid are powers of two, each twice the one before, not {self.strides}")
 
     def __call__(self, boxes: Tensor, valid: Tensor) -> Tensor:
