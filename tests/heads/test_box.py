@@ -147,3 +147,15 @@ def test_a_pooled_batch_gives_logits_for_k_classes_and_background():
     assert output.deltas.shape == (2, 7, CLASSES, 4)
     assert head_of(regression="class-agnostic")(torch.randn(2, 7, 2, 2, 2)).deltas.shape == (2, 7, 1, 4)
     assert head_of(regression="none")(torch.randn(2, 7, 2, 2, 2)).deltas.eq(0).all()
+
+
+@pytest.mark.parametrize("regression", ["per-class", "class-agnostic"])
+def test_the_last_layers_are_float32_where_the_network_is_bf16(regression):
+    head, features = head_of(regression=regression, init_std=(0.5, 0.5)), torch.randn(2, 3, 2, 2, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = head(features)
+        hidden = head.trunk(features.flatten(0, 1))
+    assert hidden.dtype == torch.bfloat16
+    for found, layer in ((output.logits, head.cls_score), (output.deltas, head.bbox_pred)):
+        expected = torch.nn.functional.linear(hidden.float(), layer.weight, layer.bias)
+        torch.testing.assert_close(found.flatten(), expected.flatten())

@@ -209,3 +209,18 @@ def test_switching_regression_off_proposes_the_anchors_themselves():
     clipped = box_ops.clip(torch.cat(output.anchors)[None], images.sizes)[0]
     for box in rpn.propose(output, images, training=False).boxes[0]:
         assert (clipped - box).abs().amax(1).min() < 1e-4
+
+
+@pytest.mark.parametrize("objectness", ["sigmoid", "softmax"])
+def test_the_last_layers_are_float32_where_the_network_is_bf16(objectness):
+    head, feature = rpn_of(objectness=objectness, init_std=0.2).head, features_of(1)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, deltas = head([feature])
+        hidden = F.relu(head.conv(feature))
+    assert hidden.dtype == torch.bfloat16
+    score = F.conv2d(hidden.float(), head.cls_logits.weight, head.cls_logits.bias)
+    if objectness == "softmax":
+        score = score[:, 3:] - score[:, :3]
+    torch.testing.assert_close(logits[0], score.permute(0, 2, 3, 1).flatten(1))
+    delta = F.conv2d(hidden.float(), head.bbox_pred.weight, head.bbox_pred.bias)
+    torch.testing.assert_close(deltas[0], delta.permute(0, 2, 3, 1).reshape(1, -1, 4))

@@ -131,11 +131,12 @@ class BoxHead(nn.Module):
     def forward(self, features: Tensor) -> BoxOutput:
         """Pooled features [B, N, C, P, P] → class logits and deltas of the B × N RoIs."""
         images, count = features.shape[:2]
-        hidden = self.trunk(features.flatten(0, 1))  # [B·N, channels]
-        logits = self.cls_score(hidden).float().unflatten(0, (images, count))  # [B, N, K+1]
-        if self.bbox_pred is None:
-            return BoxOutput(logits, logits.new_zeros(images, count, 1, 4))
-        deltas = self.bbox_pred(hidden).float().reshape(images, count, -1, 4)  # [B, N, K or 1, 4]
+        hidden = self.trunk(features.flatten(0, 1)).float()  # [B·N, channels]
+        with torch.autocast(hidden.device.type, enabled=False):  # bf16 logits of 8 bits would tie, and boxes jump
+            logits = self.cls_score(hidden).unflatten(0, (images, count))  # [B, N, K+1]
+            if self.bbox_pred is None:
+                return BoxOutput(logits, logits.new_zeros(images, count, 1, 4))
+            deltas = self.bbox_pred(hidden).reshape(images, count, -1, 4)  # [B, N, K or 1, 4]
         return BoxOutput(logits, deltas)
 
     @torch.no_grad()

@@ -93,16 +93,17 @@ class RPNHead(nn.Module):
         """Maps [B, C, H, W] → for each, objectness logits [B, H·W·k] and deltas [B, H·W·k, 4] in float32."""
         logits, deltas = [], []
         for feature in features:
-            hidden = F.relu(self.conv(feature))
-            score = self.cls_logits(hidden)  # [B, k or 2k, H, W]
+            hidden = F.relu(self.conv(feature)).float()
+            with torch.autocast(hidden.device.type, enabled=False):  # bf16 logits of 8 bits would tie, and boxes jump
+                score = self.cls_logits(hidden)  # [B, k or 2k, H, W]
+                delta = self.bbox_pred(hidden).permute(0, 2, 3, 1)  # [B, H, W, 4k]
             if self.softmax:
                 # The softmax of two logits is the sigmoid of their difference; all "not object" channels come first,
                 # as in the authors' code.
-                background, foreground = score.float().chunk(2, dim=1)
+                background, foreground = score.chunk(2, dim=1)
                 score = foreground - background
-            logits.append(score.permute(0, 2, 3, 1).flatten(1).float())  # [B, H·W·k]
-            delta = self.bbox_pred(hidden).permute(0, 2, 3, 1)  # [B, H, W, 4k]
-            deltas.append(delta.reshape(delta.shape[0], -1, 4).float())  # [B, H·W·k, 4]
+            logits.append(score.permute(0, 2, 3, 1).flatten(1))  # [B, H·W·k]
+            deltas.append(delta.reshape(delta.shape[0], -1, 4))  # [B, H·W·k, 4]
         return logits, deltas
 
 
