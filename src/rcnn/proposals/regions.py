@@ -13,7 +13,7 @@ import os
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,17 +124,19 @@ def fill(
     regions: CachedRegions,
     dataset: Dataset,
     *,
+    indices: Sequence[int] | None = None,
     threads: int | None = None,
-    done: Callable[[int, int], Any] = lambda done, total: None,
+    done: Callable[[int], Any] = lambda count: None,
     pause: Callable[[], Any] = lambda: None,
 ) -> None:
-    """Finds the regions of every image of the data set that the cache does not hold yet.
+    """Finds the regions of images of the data set that the cache does not hold yet.
 
     Args:
         regions: the cache.
         dataset: whose images.
+        indices: which of them; None for all.
         threads: images searched at the same time; None for as many as there are cores.
-        done: called with how many images are ready, and of how many.
+        done: called with how many of the images are ready, each time there are more.
         pause: called between images; what it raises ends the work, after the images under way are kept.
 
     Raises:
@@ -144,7 +146,7 @@ def fill(
     threads = threads or cpus()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="rcnn-regions")
     waiting: set[Future[np.ndarray]] = set()
-    ready, following = 0, iter(range(len(dataset)))
+    ready, following = 0, iter(range(len(dataset)) if indices is None else indices)
     try:
         while True:
             pause()
@@ -158,7 +160,7 @@ def fill(
             for future in finished:
                 future.result()
             ready += len(finished)
-            done(ready, len(dataset))
+            done(ready)
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -12,7 +12,6 @@ from typing import Literal
 
 import numpy as np
 
-from rcnn.errors import UserError
 from rcnn.proposals.method import RegionMethod
 
 # Part of every key: raise it when the same settings find other regions.
