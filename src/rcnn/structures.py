@@ -88,27 +88,35 @@ class GroundTruth(_Movable):
 
 
 @dataclass
-class Batch(_Movable):
-    """One training step's worth: images, what is in them, and their names for messages (length B)."""
-
-    images: ImageBatch
-    truth: GroundTruth
-    names: tuple[str, ...] = ()
-
-
-@dataclass
 class Proposals(_Movable):
     """Candidate boxes of a batch, best first.
 
     Attributes:
         boxes: [B, N, 4] pixels; zeros where padded.
-        scores: [B, N] float32 objectness, comparable within an image.
+        scores: [B, N] float32 objectness, comparable within an image; 1 where regions come without, 0 where padded.
         valid: [B, N] bool, false where padded.
     """
 
     boxes: Tensor
     scores: Tensor
     valid: Tensor
+
+
+@dataclass
+class Batch(_Movable):
+    """One training step's worth.
+
+    Attributes:
+        images: B images.
+        truth: what is in them.
+        names: of length B, for messages.
+        proposals: regions that come from outside the network, for the systems that take such.
+    """
+
+    images: ImageBatch
+    truth: GroundTruth
+    names: tuple[str, ...] = ()
+    proposals: Proposals | None = None
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """Images of different sizes and counts of objects, padded into one batch of fixed capacity.
 
-Letters: B images, G capacity for objects, h w an image's size, H W the padded size.
+Letters: B images, G capacity for objects, N for regions, h w an image's size, H W the padded size.
 """
 
 from __future__ import annotations
@@ -8,26 +8,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from rcnn.structures import Batch, GroundTruth, ImageBatch, padded
+from rcnn.structures import Batch, GroundTruth, ImageBatch, Proposals, padded
 
 if TYPE_CHECKING:
     from rcnn.data.dataset import Truth
 
 
-def collate(images: Sequence[Tensor], truths: Sequence[Truth], names: Sequence[str] = ()) -> Batch:
+# The number of regions is padded to a multiple of this, so that few shapes occur.
+REGIONS_MULTIPLE = 64
+
+
+def collate(
+    images: Sequence[Tensor],
+    truths: Sequence[Truth],
+    names: Sequence[str] = (),
+    regions: Sequence[np.ndarray] | None = None,
+) -> Batch:
     """Pads images at the right and bottom with zeros, and their objects to one count.
 
     Args:
         images: B of uint8 [3, h, w].
         truths: B, their boxes in pixels of those images.
         names: B, for messages.
+        regions: B arrays [N, 4] of proposals in pixels of those images; None for systems that propose by themselves.
 
     Returns:
         `images.pixels` uint8 [B, 3, H, W], channels-last, with H and W multiples of 32; the objects padded to
-        G = `capacity` of the most that one image has.
+        G = `capacity` of the most that one image has, and regions as of `collate_regions`.
     """
     height = max(padded(image.shape[-2]) for image in images)
     width = max(padded(image.shape[-1]) for image in images)
@@ -35,7 +46,20 @@ def collate(images: Sequence[Tensor], truths: Sequence[Truth], names: Sequence[s
     for canvas, image in zip(pixels, images, strict=True):
         canvas[:, : image.shape[-2], : image.shape[-1]] = image
     sizes = torch.tensor([image.shape[-2:] for image in images], dtype=torch.float32)
-    return Batch(ImageBatch(pixels, sizes), collate_truths(truths), tuple(names))
+    proposals = None if regions is None else collate_regions(regions)
+    return Batch(ImageBatch(pixels, sizes), collate_truths(truths), tuple(names), proposals)
+
+
+def collate_regions(regions: Sequence[np.ndarray]) -> Proposals:
+    """Regions of B images, arrays [N, 4], padded with zeros to one count, the next multiple of 64 from 64 on."""
+    most = max(len(boxes) for boxes in regions)
+    count = max(-(-most // REGIONS_MULTIPLE), 1) * REGIONS_MULTIPLE
+    padded_boxes = torch.zeros(len(regions), count, 4)
+    for row, boxes in zip(padded_boxes, regions, strict=True):
+        row[: len(boxes)] = torch.as_tensor(boxes)
+    present = torch.tensor([len(boxes) for boxes in regions])
+    valid = torch.arange(count) < present[:, None]  # [B, N]
+    return Proposals(padded_boxes, valid.float(), valid)
 
 
 def collate_truths(truths: Sequence[Truth]) -> GroundTruth:

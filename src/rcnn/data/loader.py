@@ -10,8 +10,8 @@ from __future__ import annotations
 import itertools
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from rcnn.data.collate import collate
 from rcnn.data.seeds import counter_seed, permutation
-from rcnn.data.transforms import Augmentation, resize, resize_truth, resized_size
+from rcnn.data.transforms import Augmentation, resize, resize_regions, resize_truth, resized_size
 from rcnn.errors import RCNNError, UserError
 from rcnn.structures import Batch, padded
 
@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainLoader", "collate", "eval_batches"]
 
+# The regions [N, 4] of an image of a data set, in its pixels, best first; see `proposals.CachedRegions`.
+Regions: TypeAlias = "Callable[[Dataset, int], np.ndarray]"
+
 # Counters that keep the streams of one seed apart.
-_ORDER, _SCALE, _IMAGE = range(3)
+_ORDER, _SCALE, _IMAGE, _SIDE = range(4)
 
 
 class TrainLoader:
@@ -52,6 +55,8 @@ class TrainLoader:
         world: W, how many processes train together.
         pin_memory: puts batches in page-locked memory; None does where there is a CUDA device.
         context: how workers start ("fork", "spawn", "forkserver"); None forks on Linux.
+        regions: gives each image's proposals, which go through the same augmentation into `Batch.proposals`; None
+            leaves them out.
     """
 
     def __init__(
@@ -68,13 +73,14 @@ class TrainLoader:
         world: int = 1,
         pin_memory: bool | None = None,
         context: str | None = None,
+        regions: Regions | None = None,
     ) -> None:
         if len(dataset) == 0:
             raise UserError("there are no images to train on; expected at least one")
         if batch_size < 1:
             raise UserError(f"batch size {batch_size}: expected at least 1")
         self.steps_per_epoch = -(-len(dataset) // (batch_size * world))
-        self._steps = _TrainingSteps(dataset, short, long, batch_size, augmentation, seed, rank, world)
+        self._steps = _TrainingSteps(dataset, short, long, batch_size, augmentation, seed, rank, world, regions)
         self._options = _options(workers, pin_memory, context)
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
@@ -96,6 +102,7 @@ def eval_batches(
     indices: Sequence[int] | None = None,
     pin_memory: bool | None = None,
     context: str | None = None,
+    regions: Regions | None = None,
 ) -> Iterator[tuple[tuple[int, ...], Batch]]:
     """Each image once, resized and not augmented, in batches of one padded shape, so that batching changes no result.
 
@@ -108,6 +115,7 @@ def eval_batches(
         indices: the images wanted; None is all.
         pin_memory: as of `TrainLoader`.
         context: as of `TrainLoader`.
+        regions: as of `TrainLoader`.
 
     Yields:
         The images' indices and their batch; batches in the order of their first image.
@@ -120,7 +128,7 @@ def eval_batches(
         height, width = resized_size(*dataset.size(i), short, long)
         by_shape.setdefault((padded(height), padded(width)), []).append(i)
     chunks = [tuple(g[k : k + batch_size]) for g in by_shape.values() for k in range(0, len(g), batch_size)]
-    plan = _EvaluationSteps(dataset, short, long, sorted(chunks))
+    plan = _EvaluationSteps(dataset, short, long, sorted(chunks), regions)
     yield from _results(plan, range(len(chunks)), _options(workers, pin_memory, context))
 
 
@@ -137,7 +145,9 @@ class _TrainingSteps(TorchDataset):
         seed: int,
         rank: int,
         world: int,
+        regions: Regions | None,
     ) -> None:
+        self.regions = regions
         self.dataset, self.short, self.long = dataset, short, long
         self.batch_size, self.rank, self.world = batch_size, rank, world
         self.augmentation, self.seed = augmentation, seed
@@ -155,20 +165,28 @@ class _TrainingSteps(TorchDataset):
         """The batch of a step."""
         factor = self._factor(step)
         short, long = round(self.short * factor), round(self.long * factor)
-        images, truths, names = [], [], []
+        images, truths, names, regions = [], [], [], []
         for position, i in enumerate(self._images(step), start=self.rank * self.batch_size):
             seed = counter_seed(self.seed, _IMAGE, step, position)
             pixels, truth = self.dataset.image(i), self.dataset.truth(i)
-            image, truth = self.augmentation.apply(pixels, truth, short=short, long=long, seed=seed)
+            around = np.empty((0, 4), np.float32) if self.regions is None else self.regions(self.dataset, i)
+            image, truth, around = self.augmentation.apply_with_regions(
+                pixels, truth, around, short=short, long=long, seed=seed
+            )
             images.append(image)
             truths.append(truth)
             names.append(self.dataset.name(i))
-        return collate(images, truths, names)
+            regions.append(around)
+        return collate(images, truths, names, None if self.regions is None else regions)
 
     def _factor(self, step: int) -> float:
         """The step's scale, the same in every process."""
         low, high = self.augmentation.scale
-        return low + (high - low) * counter_seed(self.seed, _SCALE, step) / 2**63
+        factor = low + (high - low) * counter_seed(self.seed, _SCALE, step) / 2**63
+        sides = self.augmentation.shorter_sides
+        if sides:
+            factor *= sides[counter_seed(self.seed, _SIDE, step) % len(sides)] / self.short
+        return factor
 
     def _images(self, step: int) -> list[int]:
         """The images of a step in this process."""
@@ -184,18 +202,24 @@ class _TrainingSteps(TorchDataset):
 class _EvaluationSteps(TorchDataset):
     """Makes any of the batches that images were grouped into."""
 
-    def __init__(self, dataset: Dataset, short: int, long: int, chunks: list[tuple[int, ...]]) -> None:
-        self.dataset, self.short, self.long, self.chunks = dataset, short, long, chunks
+    def __init__(
+        self, dataset: Dataset, short: int, long: int, chunks: list[tuple[int, ...]], regions: Regions | None
+    ) -> None:
+        self.dataset, self.short, self.long, self.chunks, self.regions = dataset, short, long, chunks, regions
 
     def __getitem__(self, k: int) -> tuple[tuple[int, ...], Batch] | RCNNError:
         """Indices and batch number k, or the error that kept it from being made."""
         try:
-            images, truths = [], []
+            images, truths, regions = [], [], []
             for i in self.chunks[k]:
                 pixels = self.dataset.image(i)
                 images.append(resize(pixels, self.short, self.long))
-                truths.append(resize_truth(self.dataset.truth(i), pixels.shape[:2], tuple(images[-1].shape[-2:])))
-            return self.chunks[k], collate(images, truths, [self.dataset.name(i) for i in self.chunks[k]])
+                before, after = pixels.shape[:2], tuple(images[-1].shape[-2:])
+                truths.append(resize_truth(self.dataset.truth(i), before, after))
+                if self.regions is not None:
+                    regions.append(resize_regions(self.regions(self.dataset, i), before, after))
+            names = [self.dataset.name(i) for i in self.chunks[k]]
+            return self.chunks[k], collate(images, truths, names, None if self.regions is None else regions)
         except RCNNError as error:
             return error
 

@@ -3,7 +3,7 @@
 One rule gives an image's size in the network (Girshick 2015, section 5.2: the shorter side fixed, the longer one
 capped). Augmentation is torchvision's v2 transforms on image and boxes at once, with an index that says afterwards
 which objects are left, so that any field kept per object stays aligned. Letters: H W source size, h w resized size,
-G objects.
+G objects, N regions (proposals that come from outside the network, carried along as the objects are).
 """
 
 from __future__ import annotations
@@ -71,6 +71,17 @@ def resize_truth(truth: Truth, before: tuple[int, int], after: tuple[int, int]) 
     return replace(truth, boxes=(truth.boxes * factors).astype(np.float32), segments=[None] * len(truth.boxes))
 
 
+def resize_regions(regions: np.ndarray, before: tuple[int, int], after: tuple[int, int]) -> np.ndarray:
+    """Regions [N, 4] of an image whose (height, width) in pixels goes from `before` to `after`: float32 [≤ N, 4].
+
+    They are cut at the image's edges; those then less than `LEAST_SIDE` wide or high are dropped.
+    """
+    (h0, w0), (h1, w1) = before, after
+    scaled = regions * np.array([w1 / w0, h1 / h0, w1 / w0, h1 / h0], np.float64)
+    scaled = np.clip(scaled, 0, [w1, h1, w1, h1]).astype(np.float32)
+    return scaled[((scaled[:, 2:] - scaled[:, :2]) >= LEAST_SIDE).all(1)]
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """What is done at random to a training image; the default is the classic recipe, a flip (Girshick 2015, 2.3).
@@ -82,6 +93,9 @@ class Augmentation:
         flip: probability of a left–right flip; 0 for text, digits and the like.
         vertical_flip: probability of a top–bottom flip.
         scale: the shorter side is multiplied by a factor from this range, one for each batch.
+        shorter_sides: one of these lengths in pixels, drawn for each batch, is the shorter side instead of the model's;
+            the longest changes in proportion (Girshick 2015, section 5.2: 480, 576, 688, 864, 1200). Empty: the
+            model's.
         photometric: brightness, contrast and saturation are each multiplied by a factor from 1 − x … 1 + x.
         iou_crop: probability of a crop that keeps enough of some object (Liu et al. 2016, SSD, section 2.2).
         zoom_out: probability of a wider canvas around the image (SSD, section 3.6).
@@ -92,6 +106,7 @@ class Augmentation:
     flip: float = 0.5
     vertical_flip: float = 0.0
     scale: tuple[float, float] = (1.0, 1.0)
+    shorter_sides: tuple[int, ...] = ()
     photometric: float = 0.0
     iou_crop: float = 0.0
     zoom_out: float = 0.0
@@ -104,6 +119,8 @@ class Augmentation:
                 raise UserError(f"augment.{name} = {getattr(self, name)}: expected a number from 0 to 1")
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
             raise UserError(f"augment.scale = {self.scale}: expected two positive factors, the smaller first")
+        if not all(side > 0 for side in self.shorter_sides):
+            raise UserError(f"augment.shorter_sides = {self.shorter_sides}: expected lengths above 0")
         if not self.zoom_out_side >= 1:
             raise UserError(f"augment.zoom_out_side = {self.zoom_out_side}: expected 1 or more")
 
@@ -135,14 +152,27 @@ class Augmentation:
         Returns:
             uint8 [3, h, w] and the objects left in it, inside the image and at least `LEAST_SIDE` wide and high.
         """
+        none = np.empty((0, 4), np.float32)
+        return self.apply_with_regions(image, truth, none, short=short, long=long, seed=seed)[:2]
+
+    def apply_with_regions(
+        self, image: np.ndarray, truth: Truth, regions: np.ndarray, *, short: int, long: int, seed: int
+    ) -> tuple[Tensor, Truth, np.ndarray]:
+        """`apply` that carries `regions` [N, 4] along: what is left of them, float32 [≤ N, 4], comes third.
+
+        What is done to the image does not depend on its regions.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self._apply(image, truth, short, long)
+            return self._apply(image, truth, regions, short, long)
 
-    def _apply(self, image: np.ndarray, truth: Truth, short: int, long: int) -> tuple[Tensor, Truth]:
-        """`apply` with the random state at hand."""
+    def _apply(
+        self, image: np.ndarray, truth: Truth, regions: np.ndarray, short: int, long: int
+    ) -> tuple[Tensor, Truth, np.ndarray]:
+        """`apply_with_regions` with the random state at hand."""
         pixels = torch.from_numpy(image if image.flags.writeable else image.copy()).permute(2, 0, 1)
-        sample = _sample(pixels, torch.as_tensor(truth.boxes))
+        # Objects first, then regions: whatever moves boxes moves both.
+        sample = _sample(pixels, torch.cat((torch.as_tensor(truth.boxes), torch.as_tensor(regions))))
         if _drawn(self.iou_crop):
             sample, truth = self._cropped(sample, truth)
         if _drawn(self.zoom_out):
@@ -163,11 +193,17 @@ class Augmentation:
                 v2.SanitizeBoundingBoxes(LEAST_SIDE, labels_getter=lambda sample: sample["index"]),
             ]
         )(sample)
-        return sample["image"].as_subclass(Tensor), _left(truth, sample)
+        boxes, index = sample["boxes"].as_subclass(Tensor).numpy(), sample["index"].numpy()
+        is_object = index < len(truth.boxes)
+        return (
+            sample["image"].as_subclass(Tensor),
+            _left(truth, boxes[is_object], index[is_object]),
+            boxes[~is_object],
+        )
 
     def _cropped(self, sample: dict[str, Any], truth: Truth) -> tuple[dict[str, Any], Truth]:
         """The sample in a random window that overlaps some object enough; objects cut too far are ignored."""
-        sides = sample["boxes"].as_subclass(Tensor)  # [G, 4]
+        sides = sample["boxes"].as_subclass(Tensor)[: len(truth.boxes)]  # [G, 4]
         real = torch.as_tensor(~truth.ignore)
         if not real.any() or min(sample["image"].shape[-2:]) < LEAST_CROPPED:
             return sample, truth
@@ -176,25 +212,24 @@ class Augmentation:
             return sample, truth
         window = [window[side] for side in ("top", "left", "height", "width")]
         inside = functional.crop(sample["boxes"], *window)
-        share = box_ops.area(inside.as_subclass(Tensor)) / box_ops.area(sides)
+        share = box_ops.area(inside.as_subclass(Tensor)[: len(sides)]) / box_ops.area(sides)
         cut = (share < self.visible).numpy()
         sample = {**sample, "image": functional.crop(sample["image"], *window), "boxes": inside}
         return sample, replace(truth, difficult=truth.difficult | cut)
 
 
 def _sample(pixels: Tensor, sides: Tensor) -> dict[str, Any]:
-    """Pixels [3, H, W] and boxes [G, 4] as torchvision's transforms take them, with an index [G] of the objects."""
+    """Pixels [3, H, W] and boxes [G + N, 4] as torchvision's transforms take them, with an index [G + N] of them."""
     height, width = pixels.shape[-2:]
     boxes = tv_tensors.BoundingBoxes(sides.reshape(-1, 4), format="XYXY", canvas_size=(height, width))  # type: ignore
     return {"image": tv_tensors.Image(pixels), "boxes": boxes, "index": torch.arange(len(boxes))}
 
 
-def _left(truth: Truth, sample: dict[str, Any]) -> Truth:
-    """The objects that an augmented sample still holds; their segments were not carried along."""
-    index = sample["index"].numpy()
+def _left(truth: Truth, boxes: np.ndarray, index: np.ndarray) -> Truth:
+    """The objects `index` [G'] of `truth`, now at `boxes` [G', 4]; their segments were not carried along."""
     return replace(
         truth,
-        boxes=sample["boxes"].as_subclass(Tensor).numpy(),
+        boxes=boxes,
         labels=truth.labels[index],
         difficult=truth.difficult[index],
         crowd=truth.crowd[index],

@@ -1,11 +1,12 @@
 """What every detector shares: losses and predictions are two methods, and a prediction does not depend on its batch.
 
-Letters: B images, D detections, H W padded height and width.
+Letters: B images, N regions, D detections, H W padded height and width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from rcnn.data import read_image, resize
+from rcnn.data.collate import collate_regions
 from rcnn.data.images import to_rgb
+from rcnn.data.transforms import resize_regions
 from rcnn.detectors.detections import Detections
-from rcnn.errors import UserError
-from rcnn.structures import Batch, DetectionBatch, ImageBatch, padded
+from rcnn.errors import UserError, nearest
+from rcnn.structures import Batch, DetectionBatch, ImageBatch, Proposals, padded
 
 Precision = Literal["auto", "fp32", "bf16"]
 Source = str | Path | np.ndarray | Tensor | Image.Image
@@ -39,8 +42,11 @@ class Detector(nn.Module):
         classes: class names; labels are indices into them.
         options: the frozen dataclass of settings that it was built from; has `image_size`, the shorter and the longest
             side in pixels that images are resized to.
+        parts: what `losses` may be asked for beside all of it, for the stages of a training scheme.
         precision: "fp32", "bf16", or "auto": bf16 on GPUs that have it, else fp32.
     """
+
+    parts: tuple[str, ...] = ()
 
     def __init__(self, system: str, classes: Sequence[str], options: Any) -> None:
         super().__init__()
@@ -49,23 +55,49 @@ class Detector(nn.Module):
         self.options = options
         self.precision: Precision = "auto"
 
-    def losses(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Scalars of a batch; those named `loss…` are to be summed, the others only to be looked at."""
+    def losses(self, batch: Batch, generator: torch.Generator | None = None, part: str = "") -> dict[str, Tensor]:
+        """Scalars of a batch; those named `loss…` are to be summed, the others only to be looked at.
+
+        Args:
+            batch: what to learn from.
+            generator: of the random draws; None for torch's own.
+            part: one of `parts`, or "" for all losses at once.
+        """
         raise NotImplementedError
 
-    def forward(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, generator: torch.Generator | None = None, part: str = "") -> dict[str, Tensor]:
         """The same as `losses`, where wrappers such as DistributedDataParallel hook in."""
-        return self.losses(batch, generator)
+        if part and part not in self.parts:
+            raise UserError(f"{self.system} has no losses '{part}'{nearest(part, self.parts)}")
+        return self.losses(batch, generator, part)
 
-    def detect(self, images: ImageBatch, *, score: float | None = None, capacity: int = CAPACITY) -> DetectionBatch:
+    def detect(
+        self,
+        images: ImageBatch,
+        proposals: Proposals | None = None,
+        *,
+        score: float | None = None,
+        capacity: int = CAPACITY,
+    ) -> DetectionBatch:
         """Detections [B, D] of a padded batch in pixels of the network's input.
 
         Args:
             images: the batch.
+            proposals: the regions [B, N] to look at; None where the system proposes by itself.
             score: the lowest score wanted; None for the model's own.
             capacity: candidates that go into the last NMS; more raise the image's `overflow` flag.
         """
         raise NotImplementedError
+
+    @property
+    def region_method(self) -> Callable[[np.ndarray], np.ndarray] | None:
+        """What proposes regions [N, 4] of an image [H, W, 3] for the system; None where the network itself does."""
+        return None
+
+    @property
+    def detection_size(self) -> tuple[int, int]:
+        """The shorter and the longest side in pixels of the images that `detect` wants."""
+        return self.options.image_size
 
     @property
     def device(self) -> torch.device:
@@ -81,7 +113,11 @@ class Detector(nn.Module):
         return torch.autocast(kind, torch.bfloat16, enabled=bf16)
 
     def predict(
-        self, images: Source | Iterable[Source], score: float | None = 0.05, batch_size: int = 8
+        self,
+        images: Source | Iterable[Source],
+        score: float | None = 0.05,
+        batch_size: int = 8,
+        regions: Iterable[np.ndarray] | None = None,
     ) -> list[Detections]:
         """Detections of each image, in the order given.
 
@@ -91,24 +127,36 @@ class Detector(nn.Module):
             score: the lowest score to report; None for the model's own setting.
             batch_size: the most images run at once; images of equal padded shape run together, and an image's result
                 does not depend on its company.
+            regions: for each image the boxes [N, 4] to look at, in its pixels; None lets the system propose.
+
+        Raises:
+            UserError: what is no image, or no array of boxes; fewer or more of them than images.
         """
         if isinstance(images, str | Path | np.ndarray | Tensor | Image.Image):
             images = [images]
-        found = dict(self.stream(images, score=score, batch_size=batch_size))
+        found = dict(self.stream(images, score=score, batch_size=batch_size, regions=regions))
         return [found[index] for index in range(len(found))]
 
     def stream(
-        self, images: Iterable[Source], score: float | None = 0.05, batch_size: int = 8
+        self,
+        images: Iterable[Source],
+        score: float | None = 0.05,
+        batch_size: int = 8,
+        regions: Iterable[np.ndarray] | None = None,
     ) -> Iterator[tuple[int, Detections]]:
         """Like `predict`, giving (index, detections) as they are done; holds few images at a time."""
         waiting: dict[tuple[int, int], list[_Waiting]] = {}
-        for index, source in enumerate(images):
+        for index, (source, around) in enumerate(_paired(images, regions)):
             name, pixels = _read(source)
-            resized = resize(pixels, *self.options.image_size)  # [3, h, w]
+            if around is None and self.region_method is not None:
+                around = self.region_method(pixels)
+            resized = resize(pixels, *self.detection_size)  # [3, h, w]
+            if around is not None:
+                around = resize_regions(_as_boxes(around), pixels.shape[:2], tuple(resized.shape[1:]))
             shape = (padded(resized.shape[1]), padded(resized.shape[2]))
             group = waiting.setdefault(shape, [])
             # A file can be read again; keeping the pixels of many large ones could fill the memory.
-            group.append(_Waiting(index, name, pixels.shape[:2], None if name else pixels, resized))
+            group.append(_Waiting(index, name, pixels.shape[:2], None if name else pixels, resized, around))
             if len(group) == batch_size:
                 yield from self._run(waiting.pop(shape), shape, score)
         for shape, group in waiting.items():
@@ -122,7 +170,9 @@ class Detector(nn.Module):
         for slot, image in zip(pixels, group, strict=True):
             slot[:, : image.resized.shape[1], : image.resized.shape[2]] = image.resized
         sizes = torch.tensor([image.resized.shape[1:] for image in group], dtype=torch.float32)
-        result = self.detect_all(ImageBatch(pixels, sizes).to(self.device), score=score).to("cpu")
+        around = [image.regions for image in group if image.regions is not None]
+        proposals = collate_regions(around).to(self.device) if around else None
+        result = self.detect_all(ImageBatch(pixels, sizes).to(self.device), proposals, score=score).to("cpu")
         for row, image in enumerate(group):
             height, width = image.size
             real = result.valid[row]
@@ -133,26 +183,32 @@ class Detector(nn.Module):
             found = Detections(boxes, scores, labels, self.classes, image.name, width, height, image.pixels)
             yield image.index, found
 
-    def detect_all(self, images: ImageBatch, *, score: float | None = None) -> DetectionBatch:
+    def detect_all(
+        self, images: ImageBatch, proposals: Proposals | None = None, *, score: float | None = None
+    ) -> DetectionBatch:
         """`detect` in evaluation mode and the model's precision, done again with more room where it overflowed."""
         capacity = CAPACITY
         with evaluating(self), torch.inference_mode(), self.autocast():
-            result = self.detect(images, score=score, capacity=capacity)
+            result = self.detect(images, proposals, score=score, capacity=capacity)
             while bool(result.overflow.any()):
                 capacity *= 4
-                result = self.detect(images, score=score, capacity=capacity)
+                result = self.detect(images, proposals, score=score, capacity=capacity)
         return result
 
 
 @dataclass
 class _Waiting:
-    """An image that waits for company of its padded shape: its place, name, [H, W] and, if unnamed, its pixels."""
+    """An image that waits for company of its padded shape: its place, name, [H, W], its pixels if unnamed, and regions.
+
+    `resized` [3, h, w] and `regions` [N, 4] are what the network gets.
+    """
 
     index: int
     name: str
     size: tuple[int, ...]
     pixels: np.ndarray | None
     resized: Tensor
+    regions: np.ndarray | None
 
 
 @contextmanager
@@ -165,6 +221,31 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in before:
             module.training = training
+
+
+def _paired(
+    images: Iterable[Source], regions: Iterable[np.ndarray] | None
+) -> Iterator[tuple[Source, np.ndarray | None]]:
+    """Each image with its regions, if any are given; there must be as many of the one as of the other."""
+    if regions is None:
+        for image in images:
+            yield image, None
+        return
+    missing = object()
+    for image, around in itertools.zip_longest(images, regions, fillvalue=missing):
+        if image is missing or around is missing:
+            raise UserError("expected one array of regions for each image, got more or fewer of them")
+        yield image, around
+
+
+def _as_boxes(regions: np.ndarray) -> np.ndarray:
+    """The regions [N, 4] as an array of finite numbers, none of them being an empty list too."""
+    boxes = np.asarray(regions, np.float32)
+    if boxes.size == 0:
+        return boxes.reshape(0, 4)
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
+        raise UserError(f"expected regions as finite boxes [N, 4], got an array {list(boxes.shape)}")
+    return boxes
 
 
 def _read(source: Source) -> tuple[str, np.ndarray]:

@@ -21,7 +21,7 @@ from rcnn.errors import UserError
 from rcnn.heads import BoxHead, BoxHeadOptions, SharedFC
 from rcnn.pooling import RoIAlign, RoIPool
 from rcnn.proposals import RPN, AnchorOptions, Anchors, RPNOptions
-from rcnn.structures import Batch, DetectionBatch, ImageBatch
+from rcnn.structures import Batch, DetectionBatch, ImageBatch, Proposals
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,7 @@ class FasterRCNN(Detector):
     """
 
     options: FasterRCNNOptions
+    parts = ("rpn", "detector")
 
     def __init__(self, system: str, classes: Sequence[str], backbone: Backbone, options: FasterRCNNOptions) -> None:
         super().__init__(system, classes, options)
@@ -155,26 +156,43 @@ class FasterRCNN(Detector):
         self.roi_pool = roi_pooling(options.pool, size, backbone.strides[: len(backbone.strides) - extra])
         self.box_head = BoxHead(trunk, width, len(self.classes), options.box)
 
-    def losses(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, generator: torch.Generator | None = None, part: str = "") -> dict[str, Tensor]:
         """`loss_rpn_cls`, `loss_rpn_box`, `loss_cls`, `loss_box` and the mean number of `foreground_rois` an image.
 
-        Approximate joint training (section 3.2 of the paper): the proposals' coordinates are taken as given.
+        Approximate joint training (section 3.2 of the paper): the proposals' coordinates are taken as given. `part`
+        "rpn" is its first two; "detector" the rest, on `batch.proposals` if there are any.
         """
         features = self.backbone(batch.images)
+        if part == "detector" and batch.proposals is not None:
+            return self._box_losses(features, batch.proposals, batch, generator)
         regions = self.rpn(features, batch.images)
-        proposals = self.rpn.propose(regions, batch.images, training=True)
+        box = {}
+        if part != "rpn":
+            proposals = self.rpn.propose(regions, batch.images, training=True)
+            box = self._box_losses(features, proposals, batch, generator)
+        rpn = self.rpn.losses(regions, batch.images, batch.truth, generator) if part != "detector" else {}
+        return {**rpn, **box}
+
+    def _box_losses(
+        self, features: list[Tensor], proposals: Proposals, batch: Batch, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        """The second stage's losses on some of the proposals [B, N], read from maps [B, C, H, W]."""
         samples = self.box_head.draw(proposals, batch.truth, generator)
         output = self.box_head(self.roi_pool(features, samples.boxes, samples.used))
-        return {
-            **self.rpn.losses(regions, batch.images, batch.truth, generator),
-            **self.box_head.losses(output, samples),
-        }
+        return self.box_head.losses(output, samples)
 
-    def detect(self, images: ImageBatch, *, score: float | None = None, capacity: int = CAPACITY) -> DetectionBatch:
-        """Detections [B, D] in pixels of the network's input."""
+    def detect(
+        self,
+        images: ImageBatch,
+        proposals: Proposals | None = None,
+        *,
+        score: float | None = None,
+        capacity: int = CAPACITY,
+    ) -> DetectionBatch:
+        """Detections [B, D] in pixels of the network's input; `proposals`, where given, stand in for the RPN's."""
         features = self.backbone(images)
-        regions = self.rpn(features, images)
-        proposals = self.rpn.propose(regions, images, training=False)
+        if proposals is None:
+            proposals = self.rpn.propose(self.rpn(features, images), images, training=False)
         output = self.box_head(self.roi_pool(features, proposals.boxes, proposals.valid))
         return self.box_head.detect(output, proposals, images, score=score, capacity=capacity)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from rcnn.data import Dataset, open_dataset
+from rcnn.data.loader import Regions
 from rcnn.detectors import Detections, Detector
 from rcnn.errors import UserError, nearest
 from rcnn.evaluation.columns import Prediction, check_classes
@@ -28,16 +29,19 @@ def detect_in(
     score: float = LEAST_SCORE,
     batch_size: int = 8,
     done: Callable[[int], object] = lambda count: None,
+    regions: Regions | None = None,
 ) -> list[Prediction]:
     """What the model finds in the images `indices` (all by default), labels by the data set's classes.
 
     Classes of the model that the data set does not have are left out. `done` is called with the number of images
-    finished, and may raise to stop.
+    finished, and may raise to stop. `regions` gives each image's proposals [N, 4]; None lets the model propose.
     """
     rows = list(range(len(dataset)) if indices is None else indices)
     labels = np.array([dataset.classes.index(c) if c in dataset.classes else -1 for c in model.classes])
     found: dict[int, Prediction] = {}
-    for row, detections in model.stream((dataset.image(i) for i in rows), score=score, batch_size=batch_size):
+    images = (dataset.image(i) for i in rows)
+    around = (regions(dataset, i) for i in rows) if regions is not None else None
+    for row, detections in model.stream(images, score=score, batch_size=batch_size, regions=around):
         found[row] = _prediction(detections, labels)
         done(len(found))
     return [found[row] for row in range(len(rows))]
@@ -75,6 +79,7 @@ def evaluate_model(
     protocol: str = "coco",
     batch_size: int = 8,
     done: Callable[[int], object] = lambda count: None,
+    regions: Regions | None = None,
 ) -> Result:
     """Judges a model on a data set.
 
@@ -86,6 +91,7 @@ def evaluate_model(
         protocol: "coco", "voc07" or "voc12".
         batch_size: the most images run at once.
         done: called with the number of images finished.
+        regions: as of `detect_in`.
 
     Raises:
         UserError: classes that differ, an unknown split or protocol, broken data.
@@ -95,6 +101,6 @@ def evaluate_model(
     for name in dataset.classes:
         if name not in model.classes:
             raise UserError(f"the model does not know the data's class '{name}'{nearest(name, model.classes)}")
-    predictions = detect_in(model, dataset, batch_size=batch_size, done=done)
+    predictions = detect_in(model, dataset, batch_size=batch_size, done=done, regions=regions)
     truths = [dataset.truth(i) for i in range(len(dataset))]
     return evaluate(truths, predictions, dataset.classes, sizes=dataset.sizes, protocol=protocol)
