@@ -1,4 +1,4 @@
-"""The operators that plain tensor code would make slow: NMS, RoIAlign, RoIPool and matching, all batched.
+"""The operators that plain tensor code would make slow: NMS, RoIAlign, RoIPool, matching and warping, all batched.
 
 Each operator is one file here (its meaning, its torch registration and its gradient), and the same function in up to
 three forms: `reference/` is plain torch, short and slow, and defines the answer; `cpu/` is numba; `torchvision_ops.py`
@@ -13,5 +13,6 @@ from rcnn.kernels.matching import match
 from rcnn.kernels.nms import nms
 from rcnn.kernels.roi_align import roi_align
 from rcnn.kernels.roi_pool import roi_pool
+from rcnn.kernels.warp import warp
 
-__all__ = ["nms", "roi_align", "roi_pool", "match", "form"]
+__all__ = ["nms", "roi_align", "roi_pool", "match", "warp", "form"]

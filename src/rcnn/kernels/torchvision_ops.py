@@ -1,8 +1,9 @@
 """The kernels by torchvision's compiled operators: on GPUs, and on CPUs without numba.
 
 RoIs never leave their fixed places: on each map all RoIs are pooled, those of other levels from a box far outside,
-which reads nothing and gives 0, and the maps' results are added. So nothing waits for the GPU. The gradient sums in
-whatever order the GPU's atomic additions come (torchvision's kernels), so it may differ in the last bits run to run.
+which reads nothing and gives 0, and the maps' results are added. So nothing waits for the GPU, but NMS once a batch:
+torchvision's own asks how many boxes it kept. The gradient sums in whatever order the GPU's atomic additions come
+(torchvision's kernels), so it may differ in the last bits run to run.
 """
 
 from __future__ import annotations
@@ -14,26 +15,45 @@ import torchvision
 from torch import Tensor
 
 from rcnn.kernels.reference.matching import match
+from rcnn.kernels.reference.warp import warp
 
-__all__ = ["nms", "match", "roi_align", "roi_align_backward", "roi_pool", "roi_pool_backward"]
+# Boxes of one call of torchvision's NMS, which marks every pair in a bit: 128 MiB for so many.
+_AT_ONCE = 32768
+
+__all__ = ["nms", "match", "roi_align", "roi_align_backward", "roi_pool", "roi_pool_backward", "warp"]
 
 
 def nms(
     boxes: Tensor, scores: Tensor, valid: Tensor, groups: Tensor | None, threshold: float, capacity: int
 ) -> tuple[Tensor, Tensor]:
     """Kept boxes of boxes [B, N, 4]: index [B, capacity] and count [B]; see `rcnn.kernels.nms`."""
-    index = torch.zeros((len(boxes), capacity), dtype=torch.int64, device=boxes.device)
-    count = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
-    # Groups are moved apart. In float64 the move is exact: in float32 boxes of high groups lose their fractions.
-    corners = boxes.double()
-    if groups is not None and boxes.numel():
-        corners = corners + ((corners.amax() - corners.amin() + 1) * groups)[..., None]
-    for b in range(len(boxes)):
-        candidates = valid[b].nonzero()[:, 0]
-        kept = torchvision.ops.nms(corners[b, candidates], scores[b, candidates].double(), threshold)[:capacity]
-        index[b, : len(kept)] = candidates[kept]
-        count[b] = len(kept)
-    return index, count
+    images, candidates = scores.shape
+    if images * candidates == 0:
+        return valid.new_zeros((images, capacity), dtype=torch.int64), valid.new_zeros(images, dtype=torch.int64)
+    together = max(1, _AT_ONCE // candidates)
+    columns = (boxes, scores, valid, torch.zeros_like(valid, dtype=torch.int64) if groups is None else groups)
+    parts = zip(*(column.split(together) for column in columns), strict=True)
+    order = scores.argsort(dim=1, descending=True, stable=True)  # [B, N]
+    kept = torch.cat([_survivors(*part, threshold) for part in parts]).gather(1, order)  # [B, N], best first
+    # The kept move to the front of their row; what is not kept, or beyond the capacity, falls into one more column.
+    place = torch.where(kept, kept.cumsum(1) - 1, capacity).clamp(max=capacity)
+    index = order.new_zeros((images, capacity + 1)).scatter_(1, place, order)[:, :capacity]
+    count = kept.sum(1).clamp(max=capacity)
+    return index.masked_fill(torch.arange(capacity, device=boxes.device) >= count[:, None], 0), count
+
+
+def _survivors(boxes: Tensor, scores: Tensor, valid: Tensor, groups: Tensor, threshold: float) -> Tensor:
+    """[B, N] bool: which valid boxes [B, N, 4] no better one of their image and group suppresses.
+
+    Images are moved apart sideways and groups downwards, so that one call serves all. In float64 the move is exact: in
+    float32 boxes far out lose their fractions. Invalid boxes become empty ones, which overlap nothing.
+    """
+    corners = torch.where(valid[..., None], boxes, 0.0).double()
+    span = corners.amax() - corners.amin() + 1
+    column = torch.arange(len(boxes), device=boxes.device)[:, None].expand_as(valid)
+    corners = corners + torch.stack((column, groups, column, groups), -1) * span  # [B, N, 4]
+    kept = torchvision.ops.nms(corners.flatten(0, 1), scores.flatten().double(), threshold)
+    return torch.zeros_like(valid).flatten().index_fill_(0, kept, True).view_as(valid) & valid
 
 
 def roi_align(

@@ -9,5 +9,6 @@ from rcnn.kernels.cpu.matching import match
 from rcnn.kernels.cpu.nms import nms
 from rcnn.kernels.cpu.roi_align import roi_align, roi_align_backward
 from rcnn.kernels.cpu.roi_pool import roi_pool, roi_pool_backward
+from rcnn.kernels.cpu.warp import warp
 
-__all__ = ["nms", "match", "roi_align", "roi_align_backward", "roi_pool", "roi_pool_backward"]
+__all__ = ["nms", "match", "roi_align", "roi_align_backward", "roi_pool", "roi_pool_backward", "warp"]

@@ -6,5 +6,6 @@ from rcnn.kernels.reference.matching import match
 from rcnn.kernels.reference.nms import nms
 from rcnn.kernels.reference.roi_align import roi_align, roi_align_backward
 from rcnn.kernels.reference.roi_pool import roi_pool, roi_pool_backward
+from rcnn.kernels.reference.warp import warp
 
-__all__ = ["nms", "match", "roi_align", "roi_align_backward", "roi_pool", "roi_pool_backward"]
+__all__ = ["nms", "match", "roi_align", "roi_align_backward", "roi_pool", "roi_pool_backward", "warp"]
