@@ -1,6 +1,7 @@
 """From regions of any size to features of one size: each member of the family has its own way.
 
-RoIPool is Fast and Faster R-CNN's, RoIAlign is Mask R-CNN's; on a pyramid `LevelRule` says which map a region reads.
+R-CNN warps the pixels, SPP-net pools a pyramid of bins from the map, Fast and Faster R-CNN a single grid (RoIPool),
+Mask R-CNN samples the map (RoIAlign). On a pyramid of maps `LevelRule` says which one a region reads.
 """
 
 from __future__ import annotations
@@ -8,5 +9,16 @@ from __future__ import annotations
 from rcnn.pooling.levels import LevelRule
 from rcnn.pooling.roi_align import RoIAlign
 from rcnn.pooling.roi_pool import RoIPool
+from rcnn.pooling.spp import SpatialPyramidPool, SPPOptions, nearest_scale
+from rcnn.pooling.warp import Warp, WarpOptions
 
-__all__ = ["RoIAlign", "RoIPool", "LevelRule"]
+__all__ = [
+    "LevelRule",
+    "RoIAlign",
+    "RoIPool",
+    "SPPOptions",
+    "SpatialPyramidPool",
+    "Warp",
+    "WarpOptions",
+    "nearest_scale",
+]
