@@ -7,6 +7,7 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rcnn.kernels import nms, reference, torchvision_ops
 from rcnn.kernels.forms import form
@@ -51,6 +52,30 @@ def test_invalid_boxes_are_not_kept_and_suppress_nothing():
     valid = torch.tensor([[False, True]])
     index, count = nms(boxes, torch.tensor([[0.9, 0.1]]), valid, threshold=0.5, capacity=2)
     assert (index.tolist(), count.tolist()) == ([[1, 0]], [1])
+
+
+@pytest.mark.parametrize("at_once", [1, 250, 1 << 20])
+def test_torchvisions_form_keeps_the_same_whether_images_go_alone_or_together(monkeypatch, at_once):
+    monkeypatch.setattr(torchvision_ops, "_AT_ONCE", at_once)
+    arguments = (*crowd(5, 120), 0.4, 60)
+    for found, expected in zip(torchvision_ops.nms(*arguments), reference.nms(*arguments), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_torchvisions_form_asks_the_gpu_once_a_batch():
+    """What makes a program wait for a GPU: a value read, or a result whose size depends on values."""
+    asked = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+            if operator.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "masked_select", "unique", "nms"):
+                asked.append(operator.overloadpacket.__name__)
+            return operator(*args, **(kwargs or {}))
+
+    boxes, scores, valid, groups = crowd(6, 50)
+    with Watch():
+        torchvision_ops.nms(boxes, scores, valid, groups, 0.5, 20)
+    assert asked == ["nms"]
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.7])

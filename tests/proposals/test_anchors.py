@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
@@ -68,3 +69,31 @@ def test_levels_and_sizes_must_agree():
         UserError, match=r"model\.anchors\.sizes: expected one list for each of the 3 feature maps.*got 2"
     ):
         Anchors(AnchorOptions(((8.0,), (16.0,))), [4, 8, 16])
+
+
+def test_every_map_needs_as_many_sizes():
+    with pytest.raises(UserError, match=r"model\.anchors\.sizes: expected as many sizes for each .* got 1, 2"):
+        Anchors(AnchorOptions(((8.0,), (16.0, 24.0))), [4, 8])
+
+
+def test_anchors_go_along_to_the_models_device_and_are_saved_with_no_weights():
+    anchors = Anchors(AnchorOptions(((8.0,), (16.0,))), [4, 8])
+    assert not anchors.state_dict()
+    made = anchors.to("meta")([(2, 3), (1, 2)])
+    assert [level.device.type for level in made] == ["meta", "meta"]
+
+
+def test_no_step_makes_a_tensor_of_numbers_that_a_gpu_would_wait_for():
+    copied = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+            if operator.overloadpacket.__name__ in ("lift_fresh", "_local_scalar_dense"):
+                copied.append(operator)
+            return operator(*args, **(kwargs or {}))
+
+    anchors = Anchors(AnchorOptions(((8.0,), (16.0,))), [4, 8])
+    with Watch():
+        anchors([(2, 3), (1, 2)])
+        anchors.eligible([(2, 3), (1, 2)], torch.full((1, 2), 12.0))
+    assert not copied

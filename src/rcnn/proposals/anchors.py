@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rcnn.errors import UserError
 
@@ -35,30 +35,43 @@ class AnchorOptions:
     rounding: Literal["none", "caffe", "torchvision"] = "none"
 
 
-class Anchors:
-    """Makes the anchors of feature maps with the given strides (pixels of the input a step of each map)."""
+class Anchors(nn.Module):
+    """Makes the anchors of feature maps with the given strides (pixels of the input a step of each map).
+
+    Attributes:
+        cells: [L, k, 4] the anchors of one place of each map as offsets from its centre; goes along to the model's
+            device, so that no step copies it there, and is saved with no weights.
+    """
+
+    cells: Tensor
 
     def __init__(self, options: AnchorOptions, strides: Sequence[int]) -> None:
+        super().__init__()
         sizes = options.sizes * len(strides) if len(options.sizes) == 1 else options.sizes
         if len(sizes) != len(strides):
             raise UserError(
                 f"model.anchors.sizes: expected one list for each of the {len(strides)} feature maps, or one for all,"
                 f" got {len(sizes)}"
             )
+        if len({len(level) for level in sizes}) > 1:
+            raise UserError(
+                "model.anchors.sizes: expected as many sizes for each feature map, since all share one network, got "
+                + ", ".join(str(len(level)) for level in sizes)
+            )
         self.options = options
         self.strides = tuple(strides)
-        self.cells = [_cell(level, options) for level in sizes]
-        self.per_place = len(self.cells[0])
+        self.per_place = len(sizes[0]) * len(options.ratios)
+        cells = torch.tensor([_cell(level, options) for level in sizes], dtype=torch.float32)
+        self.register_buffer("cells", cells, persistent=False)
 
-    def __call__(self, shapes: Sequence[tuple[int, int]], device: torch.device | None = None) -> list[Tensor]:
+    def forward(self, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
         """Anchors of maps of `shapes` (height, width): for each [H·W·k, 4], places row by row, anchors innermost."""
-        levels = []
+        levels, device = [], self.cells.device
         for (height, width), stride, cell in zip(shapes, self.strides, self.cells, strict=True):
             x = (torch.arange(width, device=device) + self.options.centre) * stride
             y = (torch.arange(height, device=device) + self.options.centre) * stride
             centres = torch.stack((x.repeat(height), y.repeat_interleave(width)), 1)  # [H·W, 2]
-            sides = torch.tensor(cell, dtype=torch.float32, device=device)  # [k, 4]
-            levels.append((centres.repeat(1, 2)[:, None] + sides).reshape(-1, 4))  # [H·W·k, 4]
+            levels.append((centres.repeat(1, 2)[:, None] + cell).reshape(-1, 4))  # [H·W·k, 4]
         return levels
 
     def eligible(self, shapes: Sequence[tuple[int, int]], sizes: Tensor) -> Tensor:

@@ -150,7 +150,7 @@ class RPN(nn.Module):
         shapes = [(feature.shape[2], feature.shape[3]) for feature in features]
         eligible = self.anchors.eligible(shapes, images.sizes)
         positions = eligible.sum() / self.anchors.per_place
-        return RPNOutput(logits, deltas, self.anchors(shapes, features[0].device), eligible, positions)
+        return RPNOutput(logits, deltas, self.anchors(shapes), eligible, positions)
 
     @torch.no_grad()
     def propose(self, output: RPNOutput, images: ImageBatch, *, training: bool) -> Proposals:
