@@ -8,64 +8,20 @@ Letters: B images, C channels, N proposals, S sampled RoIs, K classes, P pooled 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from rcnn.backbones import Backbone
-from rcnn.detectors.base import CAPACITY, Detector
+from rcnn.backbones import Backbone, BackboneOptions
+from rcnn.detectors.base import Detector
 from rcnn.errors import UserError
-from rcnn.heads import BoxHead, BoxHeadOptions, SharedFC
-from rcnn.pooling import RoIAlign, RoIPool
+from rcnn.heads import BoxHead, BoxHeadOptions, box_trunk
+from rcnn.pooling import PoolOptions, roi_pooling
 from rcnn.proposals import RPN, AnchorOptions, Anchors, RPNOptions
 from rcnn.structures import Batch, DetectionBatch, ImageBatch, Proposals
-
-
-@dataclass(frozen=True)
-class BackboneOptions:
-    """How the backbone is built.
-
-    Attributes:
-        norm: "frozen" batch norm for pretrained weights; "group" or "batch" train from a random start; "none" for the
-            classic nets without normalisation; "auto" chooses by whether weights are given.
-        frozen_stages: the first so many stages keep their weights; None for what the published systems did.
-        levels: strides of a pyramid's maps, such as (4, 8, 16, 32, 64), or "torchvision" for those of its detectors;
-            None for the backbone's usual.
-        channels: width of a pyramid's maps.
-        eps: of batch norm; None for the published classifier's.
-        convention: how the weights file was trained, where there are several: "torchvision" or "caffe" (BGR 0–255);
-            None for the backbone's usual.
-    """
-
-    norm: Literal["auto", "frozen", "group", "batch", "none"] = "auto"
-    frozen_stages: int | None = None
-    levels: tuple[int, ...] | Literal["torchvision"] | None = None
-    channels: int = 256
-    eps: float | None = None
-    convention: str | None = None
-
-
-@dataclass(frozen=True)
-class PoolOptions:
-    """How a region becomes a fixed size.
-
-    Attributes:
-        kind: "align" (RoIAlign, He et al. 2017) or "pool" (RoI max pooling, Girshick 2015).
-        size: P; None for what the head wants: 7 for fully connected layers, otherwise the backbone's own.
-        sampling_ratio: RoIAlign's samples a bin and axis; 0 takes one a feature cell.
-        aligned: RoIAlign's half-pixel shift; off only for weights that were trained without.
-        canonical_size: on a pyramid, the side in pixels from which a region is pooled from stride 16, twice that from
-            stride 32, and so on (Lin et al. 2017, equation 1).
-    """
-
-    kind: Literal["align", "pool"] = "align"
-    size: int | None = None
-    sampling_ratio: int = 2
-    aligned: bool = True
-    canonical_size: float = 224.0
 
 
 @dataclass(frozen=True)
@@ -150,7 +106,7 @@ class FasterRCNN(Detector):
         super().__init__(system, classes, options)
         extra = backbone.fpn.extra if backbone.fpn is not None else 0  # P6 proposes, but nothing is pooled from it
         channels = backbone.channels[0]
-        trunk, width, size = box_trunk(backbone, options)
+        trunk, width, size = box_trunk(backbone, options.pool.size, options.box.hidden)
         self.backbone = backbone
         self.rpn = RPN(channels, Anchors(options.anchors, backbone.strides), options.rpn)
         self.roi_pool = roi_pooling(options.pool, size, backbone.strides[: len(backbone.strides) - extra])
@@ -181,43 +137,10 @@ class FasterRCNN(Detector):
         output = self.box_head(self.roi_pool(features, samples.boxes, samples.used))
         return self.box_head.losses(output, samples)
 
-    def detect(
-        self,
-        images: ImageBatch,
-        proposals: Proposals | None = None,
-        *,
-        score: float | None = None,
-        capacity: int = CAPACITY,
-    ) -> DetectionBatch:
-        """Detections [B, D] in pixels of the network's input; `proposals`, where given, stand in for the RPN's."""
+    def examine(self, images: ImageBatch, proposals: Proposals | None = None) -> Callable[..., DetectionBatch]:
+        """The networks' part of `detect`; `proposals`, where given, stand in for the RPN's."""
         features = self.backbone(images)
         if proposals is None:
             proposals = self.rpn.propose(self.rpn(features, images), images, training=False)
         output = self.box_head(self.roi_pool(features, proposals.boxes, proposals.valid))
-        return self.box_head.detect(output, proposals, images, score=score, capacity=capacity)
-
-
-def box_trunk(backbone: Backbone, options: FasterRCNNOptions) -> tuple[nn.Module, int, int]:
-    """The layers between pooling and the box predictors, their width, and the pooled side P that they expect.
-
-    A backbone's own head (VGG16's fc6 and fc7, ResNet-C4's conv5) moves here, so that it is counted once.
-    """
-    if backbone.head is not None:
-        trunk, backbone.head = backbone.head, None
-        return trunk, backbone.head_channels, options.pool.size or backbone.head_size
-    size = options.pool.size or 7
-    fc = SharedFC(backbone.channels[0] * size * size, options.box.hidden)
-    return fc, fc.channels, size
-
-
-def roi_pooling(options: PoolOptions, size: int, strides: Sequence[int]) -> nn.Module:
-    """The pooling module that the options name, for maps of `strides`."""
-    if options.kind == "pool":
-        return RoIPool(size=size, strides=strides, canonical_size=options.canonical_size)
-    return RoIAlign(
-        size=size,
-        strides=strides,
-        sampling_ratio=options.sampling_ratio,
-        aligned=options.aligned,
-        canonical_size=options.canonical_size,
-    )
+        return partial(self.box_head.detect, output, proposals, images)

@@ -12,7 +12,7 @@ from typing import Any
 
 from rcnn import backbones
 from rcnn.detectors.base import Detector
-from rcnn.detectors.faster_rcnn import BackboneOptions, FasterRCNN, classic, modern
+from rcnn.detectors.faster_rcnn import FasterRCNN, classic, modern
 from rcnn.detectors.options import updated
 from rcnn.errors import UserError, nearest
 
@@ -84,7 +84,7 @@ def create(
     if isinstance(classes, str) or not classes or len(set(classes)) != len(classes):
         raise UserError(f"expected a list of different class names, got {classes!r}")
     changes = dict(settings or {})
-    built = updated(BackboneOptions(), changes.pop("backbone", {}), path="model.backbone")
+    built = updated(backbones.BackboneOptions(), changes.pop("backbone", {}), path="model.backbone")
     backbone = backbones.create(backbone_name, weights=weights, **asdict(built))
     # What "auto" became is kept, so that a saved model is rebuilt without its start weights.
     built = updated(built, {key: value for key, value in backbone.settings.items() if key != "name"})

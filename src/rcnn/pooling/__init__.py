@@ -7,18 +7,24 @@ Mask R-CNN samples the map (RoIAlign). On a pyramid of maps `LevelRule` says whi
 from __future__ import annotations
 
 from rcnn.pooling.levels import LevelRule
+from rcnn.pooling.options import PoolOptions, roi_pooling
 from rcnn.pooling.roi_align import RoIAlign
 from rcnn.pooling.roi_pool import RoIPool
+from rcnn.pooling.scales import choose_scales, image_pyramid
 from rcnn.pooling.spp import SpatialPyramidPool, SPPOptions, nearest_scale
 from rcnn.pooling.warp import Warp, WarpOptions
 
 __all__ = [
     "LevelRule",
+    "PoolOptions",
     "RoIAlign",
     "RoIPool",
     "SPPOptions",
     "SpatialPyramidPool",
     "Warp",
     "WarpOptions",
+    "choose_scales",
+    "image_pyramid",
     "nearest_scale",
+    "roi_pooling",
 ]

@@ -43,13 +43,18 @@ class RoIAlign(nn.Module):
         self.strides = as_strides(strides)
         self.level = LevelRule(self.strides, canonical_size, canonical_level)
 
-    def forward(self, features: Sequence[Tensor], boxes: Tensor, valid: Tensor) -> Tensor:
-        """Pools boxes [B, N, 4] (pixels) of maps [B, C, H, W]: [B, N, C, P, P], zeros where not valid [B, N]."""
+    def forward(self, features: Sequence[Tensor], boxes: Tensor, valid: Tensor, scales: Tensor | None = None) -> Tensor:
+        """Pools boxes [B, N, 4] (pixels) of maps [B, C, H, W]: [B, N, C, P, P], zeros where not valid [B, N].
+
+        `scales` [B, N] says which map a box is pooled from where the maps are one layer's of an image at several
+        sizes, as of `choose_scales`; else the level rule does.
+        """
+        strides = self.strides if scales is None else self.strides[:1] * len(features)
         return kernels.roi_align(
-            features[: len(self.strides)],
+            features[: len(strides)],
             boxes,
-            self.level(boxes, valid),
-            strides=self.strides,
+            self.level(boxes, valid) if scales is None else scales,
+            strides=strides,
             size=self.size,
             sampling_ratio=self.sampling_ratio,
             aligned=self.aligned,

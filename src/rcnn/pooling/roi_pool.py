@@ -34,10 +34,15 @@ class RoIPool(nn.Module):
         self.strides = as_strides(strides)
         self.level = LevelRule(self.strides, canonical_size, canonical_level)
 
-    def forward(self, features: Sequence[Tensor], boxes: Tensor, valid: Tensor) -> Tensor:
-        """Pools boxes [B, N, 4] (pixels) of maps [B, C, H, W]: [B, N, C, P, P], zeros where not valid [B, N]."""
-        levels = self.level(boxes, valid)
-        return kernels.roi_pool(features[: len(self.strides)], boxes, levels, strides=self.strides, size=self.size)
+    def forward(self, features: Sequence[Tensor], boxes: Tensor, valid: Tensor, scales: Tensor | None = None) -> Tensor:
+        """Pools boxes [B, N, 4] (pixels) of maps [B, C, H, W]: [B, N, C, P, P], zeros where not valid [B, N].
+
+        `scales` [B, N] says which map a box is pooled from where the maps are one layer's of an image at several
+        sizes, as of `choose_scales`; else the level rule does.
+        """
+        strides = self.strides if scales is None else self.strides[:1] * len(features)
+        levels = self.level(boxes, valid) if scales is None else scales
+        return kernels.roi_pool(features[: len(strides)], boxes, levels, strides=strides, size=self.size)
 
     def extra_repr(self) -> str:
         """The settings, for `print(model)`."""

@@ -1,0 +1,26 @@
+"""The layers between RoI pooling and the box predictors: the classifier's own, or new ones (Girshick 2015, section
+2.2).
+
+Letters: R RoIs, C channels, P pooled side, D width of the result.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from rcnn.backbones import Backbone
+from rcnn.heads.box import SharedFC
+
+
+def box_trunk(backbone: Backbone, size: int | None, hidden: tuple[int, ...]) -> tuple[nn.Module, int, int]:
+    """Layers [R, C, P, P] → [R, D], their width D, and the pooled side P that they expect.
+
+    A backbone's own head (VGG16's fc6 and fc7, ResNet-C4's conv5) moves here, so that it is counted once; others get
+    fully connected layers of the widths `hidden`. `size` is the P wanted; None for what the head was made for, else 7.
+    """
+    if backbone.head is not None:
+        trunk, backbone.head = backbone.head, None
+        return trunk, backbone.head_channels, size or backbone.head_size
+    size = size or 7
+    fc = SharedFC(backbone.channels[0] * size * size, hidden)
+    return fc, fc.channels, size
