@@ -180,3 +180,11 @@ def test_a_few_steps_on_one_image_find_its_objects(tiny):
     for label, box in ((0, boxes[:, 0]), (2, boxes[:, 1])):
         surest = torch.from_numpy(found.boxes[found.labels == label][:1])
         assert iou(surest, box).item() > 0.6
+
+
+def test_an_overflow_does_not_run_the_network_again(tiny, monkeypatch):
+    model, passes = tiny(), []
+    model.backbone.register_forward_hook(lambda *_: passes.append(1))
+    monkeypatch.setattr(base, "CAPACITY", 4)
+    assert len(model.predict(noise(64, 96, 1), score=0.01)[0]) > 5
+    assert len(passes) == 1

@@ -7,7 +7,8 @@ P pooled side, D width of the head's features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -74,6 +75,11 @@ class Normalise(nn.Module):
         self.scale.copy_(statistics.range / 255 / std)
         self.shift.copy_(-mean / std)
 
+    @property
+    def mean_colour(self) -> Tensor:
+        """The colour [3] RGB 0–255 that becomes zero."""
+        return (-self.shift / self.scale)[self.order]  # both orders are their own inverse
+
     def forward(self, images: ImageBatch) -> Tensor:
         """[B, 3, H, W] float32, channels last in memory."""
         pixels = images.pixels[:, self.order].to(torch.float32, memory_format=torch.channels_last)
@@ -126,9 +132,32 @@ class Backbone(nn.Module):
         self.stages = tuple(stage for stage in trunk.stages if stage <= len(self.body))
         self._frozen_layers = 0
         self._region = region  # None: this network leaves the padding as its convolutions make it
+        self._keeps = False
+        self._kept: tuple[ImageBatch, list[Tensor]] | None = None
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Inside the block the maps of a batch are made once, though its losses and its detections both ask for them.
+
+        A batch is known by being the same object, so its pixels must stay as they are.
+        """
+        self._keeps = True
+        try:
+            yield
+        finally:
+            self._keeps, self._kept = False, None
 
     def forward(self, images: ImageBatch) -> list[Tensor]:
         """Pixels [B, 3, H, W] to maps [B, C_l, H_l, W_l], finest first."""
+        if self._kept is not None and self._kept[0] is images:
+            return list(self._kept[1])
+        maps = self._maps(images)
+        if self._keeps:
+            self._kept = images, list(maps)
+        return maps
+
+    def _maps(self, images: ImageBatch) -> list[Tensor]:
+        """The maps of `forward`, made anew."""
         if self._region is not None:
             self._region.set(images.sizes if _padded(images) else None)
         x = self.normalise(images)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from rcnn.backbones import Backbone
 from rcnn.data import read_image, resize
 from rcnn.data.collate import collate_regions
 from rcnn.data.images import to_rgb
@@ -35,7 +37,7 @@ CAPACITY = 4096
 class Detector(nn.Module):
     """A trained or trainable detector of named classes.
 
-    Subclasses build their parts and write `losses` and `detect`; users call `predict`.
+    Subclasses build their parts and write `losses` and `examine` (or `detect` itself); users call `predict`.
 
     Attributes:
         system: its name, such as "faster-rcnn/resnet18-fpn".
@@ -87,7 +89,11 @@ class Detector(nn.Module):
             score: the lowest score wanted; None for the model's own.
             capacity: candidates that go into the last NMS; more raise the image's `overflow` flag.
         """
-        raise NotImplementedError
+        return self.examine(images, proposals)(score=score, capacity=capacity)
+
+    def examine(self, images: ImageBatch, proposals: Proposals | None = None) -> Callable[..., DetectionBatch]:
+        """The networks' part of `detect`: what is returned takes `score` and `capacity`, and may be called again."""
+        return partial(self.detect, images, proposals)
 
     @property
     def region_method(self) -> Callable[[np.ndarray], np.ndarray] | None:
@@ -175,13 +181,19 @@ class Detector(nn.Module):
         result = self.detect_all(ImageBatch(pixels, sizes).to(self.device), proposals, score=score).to("cpu")
         for row, image in enumerate(group):
             height, width = image.size
-            real = result.valid[row]
-            scale = torch.tensor([width / image.resized.shape[2], height / image.resized.shape[1]]).repeat(2)
-            limit = torch.tensor([width, height], dtype=torch.float32).repeat(2)
-            boxes = torch.minimum(result.boxes[row][real] * scale, limit).numpy()  # [D, 4]
-            scores, labels = result.scores[row][real].numpy(), result.labels[row][real].numpy()
+            boxes, scores, labels = carried_back(result, row, image.resized.shape[1:], image.size)
             found = Detections(boxes, scores, labels, self.classes, image.name, width, height, image.pixels)
             yield image.index, found
+
+    def judge(
+        self, batch: Batch, generator: torch.Generator | None = None, *, score: float | None = None
+    ) -> tuple[dict[str, Tensor], DetectionBatch]:
+        """Losses and detections of a batch, as of `losses` and `detect_all`, in evaluation mode; its maps made once."""
+        with evaluating(self), torch.inference_mode(), self.autocast(), ExitStack() as stack:
+            for module in self.modules():
+                if isinstance(module, Backbone):
+                    stack.enter_context(module.keeping())
+            return self.losses(batch, generator), self.detect_all(batch.images, batch.proposals, score=score)
 
     def detect_all(
         self, images: ImageBatch, proposals: Proposals | None = None, *, score: float | None = None
@@ -189,10 +201,11 @@ class Detector(nn.Module):
         """`detect` in evaluation mode and the model's precision, done again with more room where it overflowed."""
         capacity = CAPACITY
         with evaluating(self), torch.inference_mode(), self.autocast():
-            result = self.detect(images, proposals, score=score, capacity=capacity)
+            pick = self.examine(images, proposals)
+            result = pick(score=score, capacity=capacity)
             while bool(result.overflow.any()):
                 capacity *= 4
-                result = self.detect(images, proposals, score=score, capacity=capacity)
+                result = pick(score=score, capacity=capacity)
         return result
 
 
@@ -221,6 +234,23 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in before:
             module.training = training
+
+
+def carried_back(
+    result: DetectionBatch, row: int, size: Sequence[int], original: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One image's boxes [D, 4], scores [D] and labels [D] out of a batch on the CPU, in pixels of the original image.
+
+    Args:
+        result: the batch's detections.
+        row: which image.
+        size: its height and width in the network; `original`: on disk.
+    """
+    real = result.valid[row]
+    scale = torch.tensor([original[1] / size[1], original[0] / size[0]]).repeat(2)
+    limit = torch.tensor([original[1], original[0]], dtype=torch.float32).repeat(2)
+    boxes = torch.minimum(result.boxes[row][real] * scale, limit)
+    return boxes.numpy(), result.scores[row][real].numpy(), result.labels[row][real].numpy()
 
 
 def _paired(

@@ -9,15 +9,25 @@ from torch import Tensor
 
 from rcnn.data import Dataset
 from rcnn.data.loader import eval_batches
-from rcnn.detectors import Detector, evaluating
-from rcnn.evaluation import detect_in, evaluate
+from rcnn.detectors import Detector
+from rcnn.detectors.base import carried_back
+from rcnn.evaluation import Prediction, evaluate
+from rcnn.evaluation.detecting import LEAST_SCORE
+from rcnn.proposals.regions import Regions
 from rcnn.training.world import World
 
 FIGURES = ("mAP", "AP50", "AP75")
 
 
 def validate(
-    model: Detector, dataset: Dataset, *, batch_size: int, workers: int, world: World, pause: Callable[[], None]
+    model: Detector,
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    workers: int,
+    world: World,
+    pause: Callable[[], None],
+    regions: Regions | None = None,
 ) -> dict[str, float]:
     """`val_loss…` as means an image, and figures by COCO's protocol as fractions: `mAP`, `AP50`, `AP75`.
 
@@ -25,16 +35,16 @@ def validate(
 
     Args:
         pause: called between batches; may raise to stop.
+        regions: gives the boxes of an image, for systems that take them from outside the network.
     """
     mine = world.share(len(dataset))
-    losses = validation_losses(model, dataset, mine, batch_size=batch_size, workers=workers, pause=pause)
-    predictions = detect_in(model, dataset, mine, batch_size=batch_size, done=lambda count: pause())
-    shares = world.gather((list(mine), losses, predictions))
+    judged = judge_images(model, dataset, mine, batch_size=batch_size, workers=workers, pause=pause, regions=regions)
     total: dict[str, float] = {}
-    for indices, sums, _ in shares:
+    by_image: dict[int, Prediction] = {}
+    for sums, found in world.gather(judged):
+        by_image |= found
         for name, value in sums.items():
-            total[name] = total.get(name, 0.0) + value * len(indices) / len(dataset)
-    by_image = {i: prediction for indices, _, found in shares for i, prediction in zip(indices, found, strict=True)}
+            total[name] = total.get(name, 0.0) + value / len(dataset)
     rows = range(len(dataset))
     truths = [dataset.truth(i) for i in rows]
     result = evaluate(truths, [by_image[i] for i in rows], dataset.classes, sizes=dataset.sizes).to_dict()
@@ -44,7 +54,7 @@ def validate(
     }
 
 
-def validation_losses(
+def judge_images(
     model: Detector,
     dataset: Dataset,
     indices: Sequence[int],
@@ -52,19 +62,28 @@ def validation_losses(
     batch_size: int,
     workers: int,
     pause: Callable[[], None],
-) -> dict[str, float]:
-    """The mean of each loss over the images `indices`, in evaluation mode, with the same draws every time."""
-    short, long = model.options.image_size
+    regions: Regions | None = None,
+) -> tuple[dict[str, float], dict[int, Prediction]]:
+    """Each loss summed over the images `indices`, with the same draws every time, and what is found in each of them.
+
+    Both come from one pass: an image is read once, and its maps are made once.
+    """
+    short, long = model.detection_size
     generator = torch.Generator(device=model.device).manual_seed(0)
     sums: dict[str, Tensor] = {}
-    batches = eval_batches(dataset, short=short, long=long, batch_size=batch_size, workers=workers, indices=indices)
-    with evaluating(model), torch.inference_mode(), model.autocast():
-        for _, batch in batches:
-            pause()
-            losses = model.losses(batch.to(model.device, non_blocking=True), generator)
-            for name, value in {"loss": total_loss(losses), **losses}.items():
-                sums[name] = sums.get(name, 0) + value.float() * len(batch.images)
-    return {name: value.item() / len(indices) for name, value in sums.items()}
+    predictions: dict[int, Prediction] = {}
+    batches = eval_batches(
+        dataset, short=short, long=long, batch_size=batch_size, workers=workers, indices=indices, regions=regions
+    )
+    for rows, batch in batches:
+        pause()
+        losses, found = model.judge(batch.to(model.device, non_blocking=True), generator, score=LEAST_SCORE)
+        for name, value in {"loss": total_loss(losses), **losses}.items():
+            sums[name] = sums.get(name, 0) + value.float() * len(rows)
+        found = found.to("cpu")
+        for slot, (i, size) in enumerate(zip(rows, batch.images.sizes.tolist(), strict=True)):
+            predictions[i] = Prediction(*carried_back(found, slot, size, dataset.size(i)))
+    return {name: value.item() for name, value in sums.items()}, predictions
 
 
 def total_loss(losses: dict[str, Tensor]) -> Tensor:
