@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import nn
 
 from rcnn.backbones import Backbone
+from rcnn.errors import UserError
 from rcnn.heads.box import SharedFC
 
 
@@ -17,7 +18,15 @@ def box_trunk(backbone: Backbone, size: int | None, hidden: tuple[int, ...]) -> 
 
     A backbone's own head (VGG16's fc6 and fc7, ResNet-C4's conv5) moves here, so that it is counted once; others get
     fully connected layers of the widths `hidden`. `size` is the P wanted; None for what the head was made for, else 7.
+
+    Raises:
+        UserError: the head has batch norm, whose statistics would count the unused places of the R as RoIs.
     """
+    if any(isinstance(layer, nn.BatchNorm2d) for layer in (backbone.head or nn.Identity()).modules()):
+        raise UserError(
+            f"model.backbone.norm = 'batch' does not suit '{backbone.name}': its last layers run on regions, where the"
+            " statistics of a batch would count unused places; expected 'group', or 'frozen' with weights"
+        )
     if backbone.head is not None:
         trunk, backbone.head = backbone.head, None
         return trunk, backbone.head_channels, size or backbone.head_size
