@@ -27,7 +27,7 @@ from rcnn.structures import Batch, padded
 if TYPE_CHECKING:
     from rcnn.data.dataset import Dataset
 
-__all__ = ["TrainLoader", "collate", "eval_batches"]
+__all__ = ["TrainLoader", "collate", "eval_batches", "made_ahead", "worker_options"]
 
 # The regions [N, 4] of an image of a data set, in its pixels, best first; see `proposals.CachedRegions`.
 Regions: TypeAlias = "Callable[[Dataset, int], np.ndarray]"
@@ -81,7 +81,7 @@ class TrainLoader:
             raise UserError(f"batch size {batch_size}: expected at least 1")
         self.steps_per_epoch = -(-len(dataset) // (batch_size * world))
         self._steps = _TrainingSteps(dataset, short, long, batch_size, augmentation, seed, rank, world, regions)
-        self._options = _options(workers, pin_memory, context)
+        self._options = worker_options(workers, pin_memory, context)
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
         """Batches from number `start_step` on, without end; closing the iterator ends the workers.
@@ -89,7 +89,7 @@ class TrainLoader:
         Raises:
             RCNNError: an image cannot be read; the sentence names it.
         """
-        return _results(self._steps, itertools.count(start_step), self._options)
+        return made_ahead(self._steps, itertools.count(start_step), self._options)
 
 
 def eval_batches(
@@ -129,7 +129,7 @@ def eval_batches(
         by_shape.setdefault((padded(height), padded(width)), []).append(i)
     chunks = [tuple(g[k : k + batch_size]) for g in by_shape.values() for k in range(0, len(g), batch_size)]
     plan = _EvaluationSteps(dataset, short, long, sorted(chunks), regions)
-    yield from _results(plan, range(len(chunks)), _options(workers, pin_memory, context))
+    yield from made_ahead(plan, range(len(chunks)), worker_options(workers, pin_memory, context))
 
 
 class _TrainingSteps(TorchDataset):
@@ -251,8 +251,8 @@ def grouped(order: np.ndarray, tall: np.ndarray, rows: int) -> np.ndarray:
     return order[np.concatenate((whole_batches, left.reshape(-1, rows)))]
 
 
-def _options(workers: int, pin_memory: bool | None, context: str | None) -> dict[str, Any]:
-    """The DataLoader's options."""
+def worker_options(workers: int, pin_memory: bool | None = None, context: str | None = None) -> dict[str, Any]:
+    """The DataLoader's options; see `TrainLoader` for the arguments."""
     if workers < 0:
         raise UserError(f"{workers} workers: expected 0 or more")
     options: dict[str, Any] = {"pin_memory": torch.cuda.is_available() if pin_memory is None else pin_memory}
@@ -268,8 +268,14 @@ def _ignore_interrupts(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _results(steps: TorchDataset, order: Any, options: dict[str, Any]) -> Iterator[Any]:
-    """What `steps` makes of each number of `order`, made ahead by workers; errors are raised here."""
+def made_ahead(steps: TorchDataset, order: Any, options: dict[str, Any]) -> Iterator[Any]:
+    """What `steps` makes of each number of `order`, made ahead by workers.
+
+    Args:
+        steps: gives the batch of a number, or the RCNNError that kept it from being made, which is raised here.
+        order: the numbers, perhaps without end.
+        options: as of `worker_options`.
+    """
     # A generator of its own: the loader would draw from torch's global one, and shift what the training draws.
     for made in DataLoader(steps, batch_size=None, sampler=order, generator=torch.Generator(), **options):
         if isinstance(made, RCNNError):
