@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rcnn import backbones
+from rcnn.detectors import fast_rcnn, faster_rcnn
 from rcnn.detectors.base import Detector
-from rcnn.detectors.faster_rcnn import FasterRCNN, classic, modern
 from rcnn.detectors.options import updated
 from rcnn.errors import UserError, nearest
 
@@ -39,7 +39,20 @@ class System:
 
 
 SYSTEMS: dict[str, System] = {
-    "faster-rcnn": System("Faster R-CNN", "Ren et al. 2015", "fpn", FasterRCNN, {"classic": classic, "modern": modern}),
+    "fast-rcnn": System(
+        "Fast R-CNN",
+        "Girshick 2015",
+        "fpn",
+        fast_rcnn.FastRCNN,
+        {"classic": fast_rcnn.classic, "modern": fast_rcnn.modern},
+    ),
+    "faster-rcnn": System(
+        "Faster R-CNN",
+        "Ren et al. 2015",
+        "fpn",
+        faster_rcnn.FasterRCNN,
+        {"classic": faster_rcnn.classic, "modern": faster_rcnn.modern},
+    ),
 }
 
 

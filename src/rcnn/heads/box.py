@@ -130,13 +130,19 @@ class BoxHead(nn.Module):
 
     def forward(self, features: Tensor) -> BoxOutput:
         """Pooled features [B, N, C, P, P] → class logits and deltas of the B × N RoIs."""
-        images, count = features.shape[:2]
-        hidden = self.trunk(features.flatten(0, 1)).float()  # [B·N, channels]
+        return self.predict(self.describe(features))
+
+    def describe(self, features: Tensor) -> Tensor:
+        """Pooled features [B, N, C, P, P] → what the trunk makes of them (fc7), [B, N, channels] in float32."""
+        return self.trunk(features.flatten(0, 1)).float().unflatten(0, features.shape[:2])
+
+    def predict(self, hidden: Tensor) -> BoxOutput:
+        """The trunk's features [B, N, channels] → class logits and deltas."""
         with torch.autocast(hidden.device.type, enabled=False):  # bf16 logits of 8 bits would tie, and boxes jump
-            logits = self.cls_score(hidden).unflatten(0, (images, count))  # [B, N, K+1]
+            logits = self.cls_score(hidden)  # [B, N, K+1]
             if self.bbox_pred is None:
-                return BoxOutput(logits, logits.new_zeros(images, count, 1, 4))
-            deltas = self.bbox_pred(hidden).reshape(images, count, -1, 4)  # [B, N, K or 1, 4]
+                return BoxOutput(logits, logits.new_zeros(*logits.shape[:2], 1, 4))
+            deltas = self.bbox_pred(hidden).unflatten(2, (-1, 4))  # [B, N, K or 1, 4]
         return BoxOutput(logits, deltas)
 
     @torch.no_grad()
