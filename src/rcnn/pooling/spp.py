@@ -1,5 +1,5 @@
-"""Spatial pyramid pooling of regions: maps once an image, and a vector of one length from each region of them (He et al.
-2014, section 2.2 and 4.2).
+"""Spatial pyramid pooling: maps once an image, and from each region of them a vector of one length (He et al. 2014,
+sections 2.2 and 4.2).
 
 A region's corners become cells of the map, whose maxima are taken in n × n bins for each level n of a pyramid. Letters:
 B images, N RoIs, C channels, S stride of the map, L scales that an image was seen at.
@@ -38,7 +38,7 @@ class SPPOptions:
 
     def __post_init__(self) -> None:
         if self.levels is not None and (not self.levels or min(self.levels) < 1):
-            raise UserError(f"model.spp.levels = {list(self.levels)}: expected one or more numbers of bins, each above 0")
+            raise UserError(f"model.spp.levels = {list(self.levels)}: expected numbers of bins above 0")
 
 
 class SpatialPyramidPool(nn.Module):
