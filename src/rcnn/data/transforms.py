@@ -8,6 +8,7 @@ G objects, N regions (proposals that come from outside the network, carried alon
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -71,7 +72,7 @@ def resize_truth(truth: Truth, before: tuple[int, int], after: tuple[int, int]) 
     return replace(truth, boxes=(truth.boxes * factors).astype(np.float32), segments=[None] * len(truth.boxes))
 
 
-def resize_regions(regions: np.ndarray, before: tuple[int, int], after: tuple[int, int]) -> np.ndarray:
+def resize_regions(regions: np.ndarray, before: Sequence[int], after: Sequence[int]) -> np.ndarray:
     """Regions [N, 4] of an image whose (height, width) in pixels goes from `before` to `after`: float32 [≤ N, 4].
 
     They are cut at the image's edges; those then less than `LEAST_SIDE` wide or high are dropped.

@@ -25,6 +25,7 @@ from rcnn.data.images import to_rgb
 from rcnn.data.transforms import resize_regions
 from rcnn.detectors.detections import Detections
 from rcnn.errors import UserError, nearest
+from rcnn.proposals import RegionMethod
 from rcnn.structures import Batch, DetectionBatch, ImageBatch, Proposals, padded
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -96,7 +97,7 @@ class Detector(nn.Module):
         return partial(self.detect, images, proposals)
 
     @property
-    def region_method(self) -> Callable[[np.ndarray], np.ndarray] | None:
+    def region_method(self) -> RegionMethod | None:
         """What proposes regions [N, 4] of an image [H, W, 3] for the system; None where the network itself does."""
         return None
 
@@ -104,6 +105,14 @@ class Detector(nn.Module):
     def detection_size(self) -> tuple[int, int]:
         """The shorter and the longest side in pixels of the images that `detect` wants."""
         return self.options.image_size
+
+    def advice(self, sizes: np.ndarray) -> list[str]:
+        """What to say before training on images of `sizes` [N, 2], their height and width in pixels: a line each.
+
+        Raises:
+            UserError: the settings cannot work with such images.
+        """
+        return []
 
     @property
     def device(self) -> torch.device:
@@ -158,7 +167,7 @@ class Detector(nn.Module):
                 around = self.region_method(pixels)
             resized = resize(pixels, *self.detection_size)  # [3, h, w]
             if around is not None:
-                around = resize_regions(_as_boxes(around), pixels.shape[:2], tuple(resized.shape[1:]))
+                around = resize_regions(_as_boxes(around), pixels.shape[:2], resized.shape[1:])
             shape = (padded(resized.shape[1]), padded(resized.shape[2]))
             group = waiting.setdefault(shape, [])
             # A file can be read again; keeping the pixels of many large ones could fill the memory.
@@ -261,7 +270,7 @@ def _paired(
         for image in images:
             yield image, None
         return
-    missing = object()
+    missing: Any = object()
     for image, around in itertools.zip_longest(images, regions, fillvalue=missing):
         if image is missing or around is missing:
             raise UserError("expected one array of regions for each image, got more or fewer of them")

@@ -142,7 +142,8 @@ class FastRCNN(Detector):
         if not self.options.refine:
             output = BoxOutput(output.logits, torch.zeros_like(output.deltas))
         if self.svm is not None and bool(self.svm.weight.any()):
-            return self._judged_by_svms(hidden, output, images, proposals)
+            scores = margin_scores(self.svm(hidden.flatten(0, 1))).unflatten(0, hidden.shape[:2])  # [B, N, K]
+            return self._judged(scores, output, images, proposals)
         return partial(self.box_head.detect, output, proposals, images)
 
     def region_features(self, images: ImageBatch, proposals: Proposals) -> tuple[Tensor, Tensor]:
@@ -172,13 +173,12 @@ class FastRCNN(Detector):
             own = None if scales is None else scales[one]
             yield self.roi_pool([feature[one] for feature in maps], boxes[one], proposals.valid[one], own)
 
-    def _judged_by_svms(
-        self, hidden: Tensor, output: BoxOutput, images: ImageBatch, proposals: Proposals
+    def _judged(
+        self, scores: Tensor, output: BoxOutput, images: ImageBatch, proposals: Proposals
     ) -> Callable[..., DetectionBatch]:
-        """The end of `detect` with the SVMs' scores of fc7 [B, N, D] in place of the softmax's."""
-        options, classes = self.options.box, len(self.classes)
-        scores = margin_scores(self.svm(hidden.flatten(0, 1))).unflatten(0, hidden.shape[:2])  # [B, N, K]
-        deltas = output.deltas.expand(-1, -1, classes, -1)  # [B, N, K, 4]
+        """The end of `detect` with these scores [B, N, K] in place of the softmax's."""
+        options = self.options.box
+        deltas = output.deltas.expand(-1, -1, scores.shape[-1], -1)  # [B, N, K, 4]
         boxes = self.box_head.coder.decode(deltas, proposals.boxes[:, :, None].expand_as(deltas))
 
         def pick(*, score: float | None, capacity: int) -> DetectionBatch:

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from rcnn.data import Dataset, open_dataset
-from rcnn.data.loader import Regions
 from rcnn.detectors import Detections, Detector
 from rcnn.errors import UserError, nearest
 from rcnn.evaluation.columns import Prediction, check_classes
 from rcnn.evaluation.protocols import Result, check_protocol, evaluate
+from rcnn.proposals.regions import CachedRegions, Regions
 
 # Detections below this score hardly change AP, and there are many.
 LEAST_SCORE = 0.05
@@ -34,11 +34,14 @@ def detect_in(
     """What the model finds in the images `indices` (all by default), labels by the data set's classes.
 
     Classes of the model that the data set does not have are left out. `done` is called with the number of images
-    finished, and may raise to stop. `regions` gives each image's proposals [N, 4]; None lets the model propose.
+    finished, and may raise to stop. `regions` gives each image's proposals [N, 4]; None lets the model propose, and
+    keeps on disk, for the next time, what its method finds.
     """
     rows = list(range(len(dataset)) if indices is None else indices)
     labels = np.array([dataset.classes.index(c) if c in dataset.classes else -1 for c in model.classes])
     found: dict[int, Prediction] = {}
+    if regions is None and model.region_method is not None:
+        regions = CachedRegions(model.region_method)
     images = (dataset.image(i) for i in rows)
     around = (regions(dataset, i) for i in rows) if regions is not None else None
     for row, detections in model.stream(images, score=score, batch_size=batch_size, regions=around):
