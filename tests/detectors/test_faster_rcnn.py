@@ -188,3 +188,17 @@ def test_an_overflow_does_not_run_the_network_again(tiny, monkeypatch):
     monkeypatch.setattr(base, "CAPACITY", 4)
     assert len(model.predict(noise(64, 96, 1), score=0.01)[0]) > 5
     assert len(passes) == 1
+
+
+def test_images_too_small_for_any_anchor_are_said_or_refused(tiny):
+    """The classic recipe trains no anchor that crosses the edge: on small images the RPN would learn nothing."""
+    classic = tiny("classic", anchors={"sizes": [[64.0], [96.0], [128.0], [256.0], [512.0]]})
+    assert classic.advice(np.array([[64, 96], [200, 300]])) == [], "64 × 96 in the network holds the anchor 64 × 64"
+    mixed = classic.advice(np.array([[64, 96], [20, 96]]))  # the latter is 20 × 96
+    assert len(mixed) == 1
+    assert "in 1 of 2 training images no anchor lies inside" in mixed[0]
+    with pytest.raises(
+        base.UserError, match=r"smallest is .*, the first image in the network 96×20; .*rpn.border=none"
+    ):
+        classic.advice(np.array([[20, 96]]))
+    assert tiny("modern").advice(np.array([[20, 96]])) == []

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -97,3 +99,16 @@ def test_no_step_makes_a_tensor_of_numbers_that_a_gpu_would_wait_for():
         anchors([(2, 3), (1, 2)])
         anchors.eligible([(2, 3), (1, 2)], torch.full((1, 2), 12.0))
     assert not copied
+
+
+@pytest.mark.parametrize("border", [0.0, 5.0])
+@pytest.mark.parametrize("centre", [0.0, 0.5])
+def test_an_image_fits_an_anchor_where_laying_them_all_out_finds_one_inside(centre, border):
+    anchors = Anchors(AnchorOptions(((24.0,), (40.0,)), (0.5, 1.0), centre), [8, 16])
+    sizes = torch.tensor([(h, w) for h in range(6, 60, 4) for w in range(6, 60, 4)], dtype=torch.float32)
+    found = anchors.fit(sizes, border)
+    for size, fits in zip(sizes, found.tolist(), strict=True):
+        shapes = [(math.ceil(size[0] / s), math.ceil(size[1] / s)) for s in (8, 16)]
+        laid_out = torch.cat(anchors(shapes))
+        assert bool(inside(laid_out, size[None], border).any()) == fits, size
+    assert 0 < found.sum() < len(found)

@@ -12,10 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rcnn.backbones import Backbone, BackboneOptions
+from rcnn.data.transforms import resized_size
 from rcnn.detectors.base import Detector
 from rcnn.errors import UserError
 from rcnn.heads import BoxHead, BoxHeadOptions, box_trunk
@@ -136,6 +138,11 @@ class FasterRCNN(Detector):
         samples = self.box_head.draw(proposals, batch.truth, generator)
         output = self.box_head(self.roi_pool(features, samples.boxes, samples.used))
         return self.box_head.losses(output, samples)
+
+    def advice(self, sizes: np.ndarray) -> list[str]:
+        """Says, or refuses, if images of `sizes` [N, 2] are too small for anchors that may not cross their edge."""
+        resized = [resized_size(height, width, *self.options.image_size) for height, width in sizes.tolist()]
+        return self.rpn.advice(torch.tensor(resized, dtype=torch.float32))
 
     def examine(self, images: ImageBatch, proposals: Proposals | None = None) -> Callable[..., DetectionBatch]:
         """The networks' part of `detect`; `proposals`, where given, stand in for the RPN's."""

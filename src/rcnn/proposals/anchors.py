@@ -84,6 +84,18 @@ class Anchors(nn.Module):
             levels.append(places.repeat_interleave(self.per_place, dim=1))
         return torch.cat(levels, 1)
 
+    def fit(self, sizes: Tensor, border: float = 0.0) -> Tensor:
+        """[N] bool: whether images of `sizes` [N, 2] have any anchor that `inside` would keep."""
+        sizes = sizes.double().cpu()
+        found = torch.zeros(len(sizes), dtype=torch.bool)
+        for stride, cell in zip(self.strides, self.cells.double().cpu(), strict=True):
+            fits = torch.ones(len(sizes), len(cell), dtype=torch.bool)  # [N, k]
+            for length, half in ((sizes[:, :1], cell[:, 3]), (sizes[:, 1:], cell[:, 2])):
+                first = torch.ceil((half - border) / stride - self.options.centre).clamp(min=0)  # [k] place, from 0
+                fits &= (first * stride < length) & ((first + self.options.centre) * stride + half <= length + border)
+            found |= fits.any(1)
+        return found
+
 
 def inside(anchors: Tensor, sizes: Tensor, border: float = 0.0) -> Tensor:
     """[B, A] bool: anchors [A, 4] that cross the edge of the images `sizes` [B, 2] by at most `border` pixels."""

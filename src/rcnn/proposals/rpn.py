@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from rcnn import boxes as box_ops
 from rcnn import kernels, targets
 from rcnn.boxes import BoxCoder
+from rcnn.errors import UserError
 from rcnn.proposals.anchors import Anchors, inside
 from rcnn.structures import GroundTruth, ImageBatch, Proposals
 
@@ -151,6 +152,31 @@ class RPN(nn.Module):
         eligible = self.anchors.eligible(shapes, images.sizes)
         positions = eligible.sum() / self.anchors.per_place
         return RPNOutput(logits, deltas, self.anchors(shapes), eligible, positions)
+
+    def advice(self, sizes: Tensor) -> list[str]:
+        """What to say of training on images of `sizes` [N, 2]: that in some no anchor may train.
+
+        Raises:
+            UserError: that is so in all of them, and the network would learn nothing.
+        """
+        if self.options.border is None:
+            return []
+        lost = ~self.anchors.fit(sizes, self.options.border)
+        count, remedy = int(lost.sum()), "a larger --image-size, smaller model.anchors.sizes, or model.rpn.border=none"
+        if count == 0:
+            return []
+        if count < len(sizes):
+            return [
+                f"note: in {count} of {len(sizes)} training images no anchor lies inside, so nothing trains the region"
+                f" proposals there; {remedy} would change that"
+            ]
+        sides = (self.anchors.cells[..., 2:] - self.anchors.cells[..., :2]).flatten(0, 1)  # [L·k, 2]
+        width, height = sides[sides.prod(1).argmin()].tolist()
+        rows, columns = sizes[0].tolist()
+        raise UserError(
+            f"no anchor lies inside any training image, so the region proposals would never train: the smallest is"
+            f" {width:g}×{height:g} pixels, the first image in the network {columns:g}×{rows:g}; expected {remedy}"
+        )
 
     @torch.no_grad()
     def propose(self, output: RPNOutput, images: ImageBatch, *, training: bool) -> Proposals:
