@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from rcnn import detectors
+from rcnn.training import SCHEMES
 
 HERE = Path(__file__).parent
 COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220)}
@@ -32,6 +33,7 @@ def tiny(tiny_module):
     tiny_module.install()
     yield tiny_module.install
     detectors.create, detectors.parse = before
+    del SCHEMES["tiny"]
 
 
 @pytest.fixture(scope="session")

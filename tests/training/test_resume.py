@@ -91,10 +91,10 @@ def test_a_run_killed_twice_at_any_time_ends_with_the_same_bits(uninterrupted, s
 def test_ctrl_c_leaves_a_run_that_can_be_resumed(tiny, tiny_module, squares, tmp_path, monkeypatch):
     losses = tiny_module.Tiny.losses
 
-    def press_at_the_tenth_pass(self, batch, generator=None):
+    def press_at_the_tenth_pass(self, batch, generator=None, part=""):
         if self.training and self.passes == 9:
             signal.raise_signal(signal.SIGINT)
-        return losses(self, batch, generator)
+        return losses(self, batch, generator, part)
 
     whole = train(SYSTEM, squares, out=tmp_path / "whole", epochs=4)
     monkeypatch.setattr(tiny_module.Tiny, "losses", press_at_the_tenth_pass)
@@ -109,9 +109,9 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(tiny, tiny_module, squares, tmp
 def test_ctrl_c_during_an_evaluation_evaluates_again(tiny, tiny_module, squares, tmp_path, monkeypatch):
     detect = tiny_module.Tiny.detect
 
-    def press(self, images, **options):
+    def press(self, *arguments, **options):
         signal.raise_signal(signal.SIGINT)
-        return detect(self, images, **options)
+        return detect(self, *arguments, **options)
 
     settings = {"train.ema": 0.9}
     whole = train(SYSTEM, squares, out=tmp_path / "whole", epochs=2, settings=settings)

@@ -1,25 +1,29 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from rcnn.errors import RCNNError, UserError
 from rcnn.training import train
-from rcnn.training.stages import SCHEMES, Stage, release
+from rcnn.training.schemes import SCHEMES
+from rcnn.training.stages import Learn, Work, release
 from rcnn.training.step import FiniteGuard
 
 SYSTEM = "tiny/net"
 
 
 @pytest.fixture
-def two_stages(monkeypatch):
+def two_stages(tiny, monkeypatch):
     """A scheme of two stages, for the body and then for the scores."""
 
-    def scheme(steps, lr):
-        return [Stage("body", ("body.*", "norm.*"), steps, lr), Stage("score", ("score.*",), steps, lr)]
+    def scheme(budget):
+        learn = partial(Learn, steps=budget.steps, lr=budget.lr)
+        return [learn(name="body", trains=("body.*", "norm.*")), learn(name="score", trains=("score.*",))]
 
-    monkeypatch.setitem(SCHEMES, "two", scheme)
+    monkeypatch.setitem(SCHEMES["tiny"], "two", scheme)
 
 
 def last(run):
@@ -29,12 +33,12 @@ def last(run):
 def test_a_stage_trains_what_it_names_and_never_what_the_model_froze(tiny_module):
     model = tiny_module.Tiny(("a",), tiny_module.TinyOptions())
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    release(model, Stage("x", ("*",), 1, 0.1), trainable)
+    release(model, Learn(name="x", trains=("*",), steps=1, lr=0.1), trainable)
     assert {name for name, p in model.named_parameters() if p.requires_grad} == trainable
-    release(model, Stage("x", ("score.*", "frozen.*"), 1, 0.1), trainable)
+    release(model, Learn(name="x", trains=("score.*", "frozen.*"), steps=1, lr=0.1), trainable)
     assert {name for name, p in model.named_parameters() if p.requires_grad} == {"score.weight", "score.bias"}
     with pytest.raises(UserError, match=r"stage x: 'scores\.\*' fits no parameter"):
-        release(model, Stage("x", ("scores.*",), 1, 0.1), trainable)
+        release(model, Learn(name="x", trains=("scores.*",), steps=1, lr=0.1), trainable)
 
 
 def test_stages_run_in_order_each_from_the_weights_of_the_one_before(tiny, two_stages, squares, tmp_path):
@@ -60,6 +64,44 @@ def test_a_run_resumes_in_any_stage(tiny, two_stages, squares, tmp_path, passes)
     train(out=tmp_path / "run", resume=True)
     for name, value in last(whole).items():
         assert torch.equal(value, last(tmp_path / "run")[name]), name
+
+
+@pytest.fixture
+def with_work(tiny, monkeypatch):
+    """A scheme that counts to six in a folder of its own, writes the sum into the model, and can be cut short."""
+    limit = {"at": None}
+
+    def count(job):
+        place = job.folder / "count.txt"
+        for number in range(int(place.read_text()) if place.exists() else 0, 6):
+            if number == limit["at"]:
+                raise RCNNError("the disk is full")
+            place.write_text(str(number + 1))
+            job.progress(number + 1, 6)
+        with torch.no_grad():
+            job.model.score.bias.fill_(float(place.read_text()))
+
+    def scheme(budget):
+        body = Learn(name="body", trains=("body.*",), steps=budget.steps, lr=budget.lr, evaluated=False)
+        return [body, Work(name="count", what="counts", run=count, evaluated=True)]
+
+    monkeypatch.setitem(SCHEMES["tiny"], "work", scheme)
+    return limit
+
+
+def test_a_stage_of_work_goes_on_where_it_was_cut_short(with_work, squares, tmp_path):
+    whole = train(SYSTEM, squares, out=tmp_path / "whole", scheme="work", steps=4)
+    assert [row["stage"] for row in whole.history] == ["count"]  # the first stage's model is not worth judging
+    assert last(whole.run)["score.bias"].tolist() == [6, 6]
+    assert "what = 'counts'" in whole.run.joinpath("recipe.toml").read_text().replace('"', "'")
+    with_work["at"] = 4
+    with pytest.raises(RCNNError, match="disk is full"):
+        train(SYSTEM, squares, out=tmp_path / "run", scheme="work", steps=4)
+    assert (tmp_path / "run" / "stages" / "count" / "count.txt").read_text() == "4"
+    with_work["at"] = 0  # a second count from the start would be seen
+    result = train(out=tmp_path / "run", resume=True)
+    for name, value in last(whole.run).items():
+        assert torch.equal(value, last(result.run)[name]), name
 
 
 def test_where_figures_come_late_the_guard_still_names_the_first_bad_step():

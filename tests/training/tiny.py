@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from rcnn import detectors
 from rcnn.detectors import Detector, updated
 from rcnn.structures import DetectionBatch
+from rcnn.training import schemes
 
 SYSTEM = "tiny/net"
 SIDE = 16.0
@@ -50,7 +51,7 @@ class Tiny(Detector):
         maps = self.dropout(self.norm(maps))
         return self.score(F.relu(maps))  # [B, K, h, w]
 
-    def losses(self, batch, generator=None):
+    def losses(self, batch, generator=None, part=""):
         logits = self.cells(batch.images)
         target = torch.zeros_like(logits)
         for b in range(len(batch.images)):
@@ -72,7 +73,7 @@ class Tiny(Detector):
             "hits": target.sum(),
         }
 
-    def detect(self, images, *, score=None, capacity=2048):
+    def detect(self, images, proposals=None, *, score=None, capacity=2048):
         scores = self.cells(images).sigmoid()  # [B, K, h, w]
         best, label = scores.flatten(2).max(1)  # [B, h·w]
         rows, columns = torch.meshgrid(torch.arange(scores.shape[2]), torch.arange(scores.shape[3]), indexing="ij")
@@ -99,6 +100,7 @@ def install(**traits):
 
     before = detectors.create, detectors.parse
     detectors.create, detectors.parse = create, lambda name: None
+    schemes.SCHEMES.setdefault("tiny", {"joint": schemes.joint})
     return before
 
 

@@ -9,23 +9,23 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from rcnn import detectors
 from rcnn.detectors import Detector
+from rcnn.errors import UserError
 from rcnn.structures import Batch
-from rcnn.training.interrupt import Interrupt, Stopped
+from rcnn.training.interrupt import Stopped
+from rcnn.training.job import Job
 from rcnn.training.logs import RunLog
-from rcnn.training.progress import Reporter, duration
-from rcnn.training.recipe import TrainSettings
-from rcnn.training.stages import Stage, release
+from rcnn.training.progress import duration
+from rcnn.training.stages import Learn, Stage, Work, release
 from rcnn.training.state import Progress, save_state
 from rcnn.training.step import StageTrainer
-from rcnn.training.world import World
 
 BEST, LAST = "best", "last"
 # Steps between two looks at the figures, each of which waits for the GPU.
@@ -40,47 +40,48 @@ class Loader(Protocol):
 
 
 class Engine:
-    """Trains `model` through `stages` in the folder `run`.
+    """Takes a job's model through `stages`.
 
     Args:
-        model: on its device; its parameters that do not train by its own choice stay so.
-        train: see `TrainSettings`.
+        job: the model, on its device, the data and the run folder, there already; parameters that do not train by the
+            model's own choice stay so.
         stages: in order.
         steps_per_epoch: optimiser steps that pass once over the data.
-        loader: the training batches.
+        loader: the training batches of stages that bring none of their own.
         validate: gives the validation figures, `mAP` among them; calls its argument `pause` between batches.
-        run: the run folder, there already.
-        world: the processes that train together.
-        reporter: says what happens.
         state: as of `load_state`, to go on from; None starts at the first step.
+
+    Raises:
+        UserError: several processes train together, and a stage is for one alone.
     """
 
     def __init__(
         self,
-        model: Detector,
-        train: TrainSettings,
+        job: Job,
         stages: Sequence[Stage],
         steps_per_epoch: int,
         loader: Loader,
         validate: Callable[..., dict[str, float]],
         *,
-        run: Path,
-        world: World,
-        reporter: Reporter,
         state: dict[str, Any] | None = None,
     ) -> None:
-        self.model, self.train, self.stages, self.loader = model, train, stages, loader
+        self.job, self.stages, self.loader = job, stages, loader
+        self.model, self.train, self.run = job.model, job.recipe.train, job.run
+        self.world, self.reporter, self.interrupt = job.world, job.reporter, job.interrupt
         self.steps_per_epoch, self.validate = steps_per_epoch, validate
-        self.run, self.world, self.reporter = run, world, reporter
-        self.trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        alone = [stage.name for stage in stages if isinstance(stage, Work) and not stage.shared]
+        if alone and self.world.size > 1:
+            raise UserError(f"the stage '{alone[0]}' is work for one process; start the run without torchrun")
+        self.trainable = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         self.progress = Progress(**state["progress"]) if state else Progress()
-        self.state = state
-        self.interrupt = Interrupt()
-        self.log = RunLog(run, state["logs"] if state else None) if world.first else None
+        self.trainer_state: dict[str, Any] | None = state["trainer"] if state else None
+        if state is not None:
+            self.model.load_state_dict(state["model"])
+        self.log = RunLog(self.run, state["log"] if state else 0) if self.world.first else None
         self.saved = time.monotonic()
 
     def train_all(self) -> None:
-        """Trains what is left to train.
+        """Does what is left to do.
 
         Raises:
             Stopped: a signal asked to stop; the state is saved.
@@ -89,56 +90,84 @@ class Engine:
         self._event("start", stages=[stage.name for stage in self.stages], **_versions(self.model))
         with self.interrupt.watching():
             while self.progress.stage < len(self.stages):
-                self._stage(self.progress.stage, self.stages[self.progress.stage])
+                self._stage(self.stages[self.progress.stage])
         if self.interrupt.requested:
             raise Stopped
         self._event("end", **asdict(self.progress))
 
-    def _stage(self, index: int, stage: Stage) -> None:
-        """Runs what is left of one stage."""
+    def _stage(self, stage: Stage) -> None:
+        """Does what is left of the present stage, and passes on to the next."""
         progress = self.progress
-        release(self.model, stage, self.trainable)
-        trainer = StageTrainer(self.model, self.train, stage, index, self.world)
-        if self.state is not None:
-            trainer.load_state_dict(self.state["trainer"])
-            self.state = None
-        self.model.train()
-        batches = self.loader.batches(progress.step * self.train.accumulate)
-        self.reporter.start(stage.name, stage.steps, progress.step)
-        clock = _Clock(progress, self.train.images_per_step * self.world.size)
+        if stage.evaluated and progress.step == 0:
+            # What a later stage makes of the model is what the scheme is for, be it better or not.
+            progress.best, progress.best_step, progress.waited = -1.0, -1, 0
         try:
-            while not self._ended(stage):
-                if self._evaluation_due(stage):
-                    self._evaluate(trainer, stage)
-                    clock.skip()
-                    continue
-                parts = [next(batches).to(self.model.device, non_blocking=True) for _ in range(self.train.accumulate)]
-                values = trainer.step(progress.step, parts)
-                progress.step += 1
-                if self.model.device.type == "cpu" or progress.step % LOOK_EVERY == 0 or self._evaluation_due(stage):
-                    self._look(trainer, stage, values, clock)
+            self._learn(stage) if isinstance(stage, Learn) else self._work(stage)
         finally:
             self.reporter.stop()
-        progress.stage, progress.step, progress.evaluated, progress.waited = index + 1, 0, -1, 0
-        if progress.stage == len(self.stages):
-            self._save(trainer)
+        self._event("stage", name=stage.name, seconds=round(progress.stage_seconds, 1))
+        if len(self.stages) > 1:
+            self.reporter.say(f"{stage.name}: done in {duration(progress.stage_seconds)}")
+        progress.stage, progress.step, progress.evaluated, progress.stage_seconds = progress.stage + 1, 0, -1, 0.0
+        self._save(None)
 
-    def _ended(self, stage: Stage) -> bool:
+    def _learn(self, stage: Learn) -> None:
+        """Runs what is left of a stage's steps."""
+        progress = self.progress
+        release(self.model, stage, self.trainable)
+        trainer = StageTrainer(self.model, self.train, stage, progress.stage, self.world)
+        if self.trainer_state is not None:
+            trainer.load_state_dict(self.trainer_state)
+            self.trainer_state = None
+        self.model.train()
+        loader = stage.loader(self.job.at(stage.name)) if stage.loader else self.loader
+        batches = loader.batches(progress.step * self.train.accumulate)
+        self.reporter.start(stage.name, stage.steps, progress.step)
+        clock = _Clock(progress, self.train.images_per_step * self.world.size)
+        while not self._ended(stage):
+            if self._evaluation_due(stage):
+                self._evaluate(stage, trainer)
+                clock.skip()
+                continue
+            parts = [next(batches).to(self.model.device, non_blocking=True) for _ in range(self.train.accumulate)]
+            values = trainer.step(progress.step, parts)
+            progress.step += 1
+            if self.model.device.type == "cpu" or progress.step % LOOK_EVERY == 0 or self._done_with_steps(stage):
+                self._look(trainer, stage, values, clock)
+
+    def _work(self, stage: Work) -> None:
+        """Does what is left of a stage that takes no steps; its own folder remembers how far it came."""
+        progress = self.progress
+        began = time.monotonic()
+        self.model.eval()
+        self.reporter.start(stage.name, None, 0)
+        try:
+            stage.run(self.job.at(stage.name))
+        finally:
+            progress.count(time.monotonic() - began)
+        if stage.evaluated:
+            self._evaluate(stage, None)
+
+    def _ended(self, stage: Learn) -> bool:
         """Whether the stage's steps are done and evaluated, or better results were waited for in vain."""
         progress = self.progress
         if self.train.patience and progress.waited >= self.train.patience and progress.evaluated == progress.step:
             return True
         return progress.step >= stage.steps and not self._evaluation_due(stage)
 
-    def _evaluation_due(self, stage: Stage) -> bool:
+    def _evaluation_due(self, stage: Learn) -> bool:
         """Whether the present step ends a stretch of `eval_every` epochs, or the stage, and is not evaluated yet."""
         progress = self.progress
-        if progress.step == 0 or progress.evaluated == progress.step:
+        if not stage.evaluated or progress.step == 0 or progress.evaluated == progress.step:
             return False
         stretch = max(1, round(self.train.eval_every * self.steps_per_epoch))
         return progress.step == stage.steps or (self.train.eval_every > 0 and progress.step % stretch == 0)
 
-    def _look(self, trainer: StageTrainer, stage: Stage, values: dict[str, torch.Tensor], clock: _Clock) -> None:
+    def _done_with_steps(self, stage: Learn) -> bool:
+        """Whether something other than a step comes next."""
+        return self.progress.step == stage.steps or self._evaluation_due(stage)
+
+    def _look(self, trainer: StageTrainer, stage: Learn, values: dict[str, torch.Tensor], clock: _Clock) -> None:
         """Reads the figures of the step just made, shows and logs them, and saves or stops where it is time."""
         progress = self.progress
         trainer.guard.check()
@@ -161,18 +190,13 @@ class Engine:
             return self.interrupt.requested
         return self.progress.step % LOOK_EVERY == 0 and any(self.world.gather(self.interrupt.requested))
 
-    def _evaluate(self, trainer: StageTrainer, stage: Stage) -> None:
+    def _evaluate(self, stage: Stage, trainer: StageTrainer | None) -> None:
         """Evaluates the present weights (their average, if one is kept), and saves the model and the state."""
         progress = self.progress
-
-        def pause() -> None:
-            if self.interrupt.requested and self.world.size == 1:
-                raise Stopped
-
         began = time.monotonic()
         try:
-            with trainer.averaged():
-                metrics = self.validate(pause=pause)
+            with trainer.averaged() if trainer else nullcontext():
+                metrics = self.validate(pause=self._pause)
                 progress.evaluated = progress.step
                 improved = metrics["mAP"] > progress.best
                 if improved:
@@ -183,9 +207,14 @@ class Engine:
         except Stopped:
             self._save(trainer)
             raise
-        progress.seconds += time.monotonic() - began
-        self._record(trainer, stage, metrics, improved)
+        progress.count(time.monotonic() - began)
+        self._record(stage, trainer, metrics, improved)
         self._save(trainer)
+
+    def _pause(self) -> None:
+        """Stops here if a signal asked for it, where no other process would wait for this one."""
+        if self.interrupt.requested and self.world.size == 1:
+            raise Stopped
 
     def _keep(self, metrics: dict[str, float], stage: Stage, improved: bool) -> None:
         """Saves the model as the last, and as the best where it is."""
@@ -196,34 +225,39 @@ class Engine:
         if improved:
             detectors.save(self.model, self.run / BEST, about=about)
 
-    def _record(self, trainer: StageTrainer, stage: Stage, metrics: dict[str, float], improved: bool) -> None:
+    def _record(self, stage: Stage, trainer: StageTrainer | None, metrics: dict[str, float], improved: bool) -> None:
         """Writes and says the figures of an evaluation."""
         progress = self.progress
-        losses = trainer.means()
+        losses = trainer.means() if trainer else {}
         row = {
             "stage": stage.name,
             "epoch": round(progress.step / self.steps_per_epoch, 3),
             "step": progress.step,
-            "lr": trainer.lr(progress.step - 1),
+            "lr": trainer.lr(progress.step - 1) if trainer else 0.0,
             **losses,
             **metrics,
             "seconds": round(progress.seconds, 1),
         }
         if self.log is not None:
-            self.log.row(row)
-        self._event("evaluation", **row)
+            self.log.evaluation(row)
+        where = f" step {progress.step}/{stage.steps} · epoch {row['epoch']:g}" if isinstance(stage, Learn) else ""
+        means = [("loss", losses.get("loss")), ("val loss", metrics.get("val_loss"))]
+        figures = [f"{name} {value:.4f}" for name, value in means if value is not None]
+        figures += [f"{name} {metrics[name]:.4f}" for name in ("mAP", "AP50")]
         star = " · best so far" if improved else ""
-        self.reporter.result(
-            f"{stage.name} step {progress.step}/{stage.steps} · epoch {row['epoch']:g} · loss {losses['loss']:.4f}"
-            f" · val loss {metrics['val_loss']:.4f} · mAP {metrics['mAP']:.4f} · AP50 {metrics['AP50']:.4f}"
-            f" · {duration(progress.seconds)}{star}"
-        )
+        self.reporter.result(f"{stage.name}{where} · {' · '.join(figures)} · {duration(progress.seconds)}{star}")
 
-    def _save(self, trainer: StageTrainer) -> None:
+    def _save(self, trainer: StageTrainer | None) -> None:
         """Saves the state; the figures of every step up to now are known to be finite."""
-        trainer.guard.check()
+        if trainer is not None:
+            trainer.guard.check()
         if self.log is not None:
-            state = {"progress": asdict(self.progress), "trainer": trainer.state_dict(), "logs": self.log.lengths()}
+            state = {
+                "progress": asdict(self.progress),
+                "model": self.model.state_dict(),
+                "trainer": trainer.state_dict() if trainer else None,
+                "log": self.log.length(),
+            }
             save_state(self.run, state)
         self.saved = time.monotonic()
 
@@ -256,7 +290,7 @@ class _Clock:
         now = time.monotonic()
         took, self.before = now - self.before, now
         steps, self.step = step - self.step, step
-        self.progress.seconds += took
+        self.progress.count(took)
         old = 0.9**steps if self.seconds_per_step else 0.0
         self.seconds_per_step = old * self.seconds_per_step + (1 - old) * took / steps
 

@@ -1,7 +1,7 @@
-"""The two logs of a run: `metrics.csv`, a row an evaluation, and `log.jsonl`, a line an event.
+"""The two logs of a run: `log.jsonl`, a line an event, and `metrics.csv`, a row an evaluation.
 
-A saved state remembers how long both files were, so that a resumed run cuts off what was written after it and the logs
-read as if nothing had happened.
+A saved state remembers how long the log was, so that a resumed run cuts off what was written after it and reads as if
+nothing had happened. The table is made from the log's evaluations, with every column that any stage has.
 """
 
 from __future__ import annotations
@@ -14,49 +14,54 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rcnn.files import telling
+from rcnn.files import telling, write_text
 
 METRICS, EVENTS = "metrics.csv", "log.jsonl"
+EVALUATION = "evaluation"
 
 
 class RunLog:
     """Appends to the logs in `folder`.
 
     Args:
-        lengths: bytes of each file that count, as of `lengths()`; longer files are cut. None starts both afresh.
+        length: bytes of `log.jsonl` that count, as of `length()`; a longer file is cut. 0 starts afresh.
     """
 
-    def __init__(self, folder: Path, lengths: Mapping[str, int] | None = None) -> None:
+    def __init__(self, folder: Path, length: int = 0) -> None:
         self.folder = folder
-        for name in (METRICS, EVENTS):
-            with telling(folder / name):
-                (folder / name).touch()
-                with open(folder / name, "r+b") as file:
-                    file.truncate((lengths or {}).get(name, 0))
+        with telling(folder / EVENTS):
+            (folder / EVENTS).touch()
+            with open(folder / EVENTS, "r+b") as file:
+                file.truncate(length)
+        self.rows = [_row(event) for event in read_events(folder) if event["event"] == EVALUATION]
+        self._write_table()
 
-    def lengths(self) -> dict[str, int]:
-        """The bytes in each file now."""
-        return {name: (self.folder / name).stat().st_size for name in (METRICS, EVENTS)}
+    def length(self) -> int:
+        """The bytes in `log.jsonl` now."""
+        return (self.folder / EVENTS).stat().st_size
 
     def event(self, kind: str, **values: Any) -> None:
         """Appends one line to `log.jsonl`: the kind of event and its values; what is not finite becomes null."""
         plain = {key: _finite(value) for key, value in values.items()}
-        self._append(EVENTS, json.dumps({"event": kind, **plain}, ensure_ascii=False, allow_nan=False) + "\n")
+        line = json.dumps({"event": kind, **plain}, ensure_ascii=False, allow_nan=False) + "\n"
+        with telling(self.folder / EVENTS), open(self.folder / EVENTS, "a", encoding="utf-8") as file:
+            file.write(line)
 
-    def row(self, values: Mapping[str, Any]) -> None:
-        """Appends one row to `metrics.csv`; the first row decides the columns."""
+    def evaluation(self, values: Mapping[str, Any]) -> None:
+        """Logs the figures of an evaluation as an event and as a row of `metrics.csv`."""
+        self.event(EVALUATION, **values)
+        self.rows.append({key: _finite(value) for key, value in values.items()})
+        self._write_table()
+
+    def _write_table(self) -> None:
+        """Writes `metrics.csv` whole; columns in the order in which they came up."""
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        columns = _columns(self.folder / METRICS)
-        if not columns:
-            columns = list(values)
-            writer.writerow(columns)
-        writer.writerow([values.get(column, "") for column in columns])
-        self._append(METRICS, text.getvalue())
-
-    def _append(self, name: str, text: str) -> None:
-        with telling(self.folder / name), open(self.folder / name, "a", encoding="utf-8") as file:
-            file.write(text)
+        columns = list(dict.fromkeys(key for row in self.rows for key in row))
+        if columns:
+            writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
+        write_text(self.folder / METRICS, text.getvalue())
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -77,9 +82,9 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file if line.endswith("\n")]
 
 
-def _columns(path: Path) -> list[str]:
-    with open(path, encoding="utf-8", newline="") as file:
-        return next(csv.reader(file), [])
+def _row(event: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of an evaluation's event."""
+    return {key: value for key, value in event.items() if key != "event"}
 
 
 def _number(text: str) -> Any:

@@ -15,13 +15,14 @@ from rcnn.structures import Batch
 from rcnn.training.progress import duration
 from rcnn.training.recipe import Recipe, StageRecord
 from rcnn.training.schedule import scaled_lr
+from rcnn.training.stages import Learn, Stage
 from rcnn.training.validation import total_loss
 
 # The quickest of so many passes counts, since the first ones compile kernels; no further pass is begun after so many
 # seconds.
 PASSES, LONGEST = 3, 10.0
-# An evaluated image passes forward twice, for its losses and its detections; a trained one costs three such passes.
-EVALUATION_COST = 2 / 3
+# An evaluated image passes forward once and a bit, for losses and detections; a trained one costs three such passes.
+EVALUATION_COST = 0.4
 GIGA = 2**30
 
 
@@ -40,7 +41,7 @@ class Cost:
     loss: float
 
 
-def try_step(model: Detector, batch: Batch) -> Cost:
+def try_step(model: Detector, batch: Batch, part: str = "") -> Cost:
     """Passes over `batch` forward and back a few times, and leaves the model as it was."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     on_gpu = model.device.type == "cuda"
@@ -52,7 +53,7 @@ def try_step(model: Detector, batch: Batch) -> Cost:
         began = time.perf_counter()
         generator = torch.Generator(device=model.device).manual_seed(0)
         with model.autocast():
-            losses = model(batch.to(model.device), generator)
+            losses = model(batch.to(model.device), generator, part)
         total = total_loss(losses)
         total.backward()
         loss = total.item()
@@ -87,6 +88,7 @@ def describe(model: Detector, recipe: Recipe, train: Dataset, val: Dataset, imag
         f"data {recipe.data.path}: {len(train)} images to train on ({train.split}), {len(val)} to validate on"
         f" ({val.split}); shorter side {short} px, longer at most {long}",
         *dict.fromkeys(note for note in (train.note, val.note) if note),
+        *model.advice(train.sizes),
     ]
     lr = scaled_lr(settings.lr, settings.lr_batch, images_per_step)
     origin = f"{settings.lr:g} for {settings.lr_batch} images, scaled linearly" if settings.lr_batch else "as given"
@@ -97,23 +99,37 @@ def describe(model: Detector, recipe: Recipe, train: Dataset, val: Dataset, imag
 def stages_table(stages: Sequence[StageRecord]) -> list[str]:
     """The stages as aligned lines."""
     rows = [("stage", "trains", "steps", "epochs", "lr")]
-    rows += [(s.name, " ".join(s.trains), str(s.steps), f"{s.epochs:g}", f"{s.lr:g}") for s in stages]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    rows += [
+        (s.name, f"({s.what})", "", "", "") if s.what else (s.name, " ".join(s.trains), *_numbers(s)) for s in stages
+    ]
+    # What a stage does besides learning may run on over the empty columns.
+    widths = [max(len(row[i]) for row in rows if i != 1 or row[2]) for i in range(len(rows[0]))]
     return [
         "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
 
 
-def estimate(cost: Cost, recipe: Recipe, val_images: int, steps_per_epoch: int, device: torch.device) -> str:
-    """The sentence about time and memory."""
+def _numbers(stage: StageRecord) -> tuple[str, str, str]:
+    return str(stage.steps), f"{stage.epochs:g}", f"{stage.lr:g}"
+
+
+def estimate(
+    cost: Cost, recipe: Recipe, stages: Sequence[Stage], val_images: int, steps_per_epoch: int, device: torch.device
+) -> str:
+    """The sentence about time and memory of the stages whose batches are like the one that was tried."""
     train = recipe.train
-    steps = sum(stage.steps for stage in recipe.stages)
-    stretch = max(1, round(train.eval_every * steps_per_epoch)) if train.eval_every else steps
-    evaluations = sum(-(-stage.steps // stretch) for stage in recipe.stages)
+    known = [stage for stage in stages if isinstance(stage, Learn) and stage.ahead]
+    steps = sum(stage.steps for stage in known)
+    judged = [stage.steps for stage in known if stage.evaluated]
+    stretch = max(1, round(train.eval_every * steps_per_epoch)) if train.eval_every else max(steps, 1)
+    evaluations = sum(-(-each // stretch) for each in judged)
     training = steps * train.accumulate * cost.seconds
     evaluating = evaluations * val_images * EVALUATION_COST * cost.seconds / train.batch_size
     where = "on the GPU" if device.type == "cuda" else "of memory"
+    what = f"; {evaluations} evaluations take {duration(evaluating)}" if evaluations else ""
+    others = [stage.name for stage in stages if stage not in known]
+    beside = f", beside {' and '.join(filter(None, [', '.join(others[:-1]), others[-1]]))}" if others else ""
     return (
-        f"about {duration(training + evaluating)} ({cost.seconds:.2f} s a forward and backward pass;"
-        f" {evaluations} evaluations take {duration(evaluating)}), {cost.memory / GIGA:.1f} GiB {where}"
+        f"about {duration(training + evaluating)}{beside} ({cost.seconds:.2f} s a forward and backward pass{what}),"
+        f" {cost.memory / GIGA:.1f} GiB {where}"
     )

@@ -38,8 +38,8 @@ class Reporter:
         else:
             print(text, file=sys.stderr, flush=True)
 
-    def start(self, stage: str, total: int, done: int) -> None:
-        """Begins the progress of a stage of `total` steps, `done` of which are behind."""
+    def start(self, stage: str, total: int | None, done: int) -> None:
+        """Begins the progress of a stage of `total` steps, None if nobody knows yet, `done` of which are behind."""
         self.stop()
         if self.quiet or self.silent or not sys.stderr.isatty():
             return
@@ -64,6 +64,14 @@ class Reporter:
         elif time.monotonic() - self.last >= PLAIN_EVERY:
             self.last = time.monotonic()
             self.say(f"{stage} {done}/{total} · {figures}")
+
+    def work(self, stage: str, done: int, total: int) -> None:
+        """Shows that `done` of `total` pieces of a stage without steps are done."""
+        if self.bar is not None:
+            self.bar.update(self.task, completed=done, total=total)
+        elif done < total and time.monotonic() - self.last >= PLAIN_EVERY:
+            self.last = time.monotonic()
+            self.say(f"{stage} {done}/{total}")
 
     def stop(self) -> None:
         """Ends the progress of a stage."""

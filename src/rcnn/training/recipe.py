@@ -17,7 +17,8 @@ from rcnn.detectors import to_mapping, updated
 from rcnn.errors import UserError, nearest
 from rcnn.training import reading, toml
 from rcnn.training.presets import AUGMENTATIONS, RECIPES, training_presets
-from rcnn.training.stages import SCHEMES, Stage
+from rcnn.training.schemes import scheme_of
+from rcnn.training.stages import Learn, Stage, Work
 
 FILE = "recipe.toml"
 HEADER = (
@@ -35,12 +36,15 @@ class DataSettings:
         train: the split to train on.
         val: the split to validate on.
         classes: their names in the model's order; None takes all.
+        regions: a file or folder of boxes to learn from in place of those that the system would find, as of
+            `proposals.FileRegions`; None for the system's own.
     """
 
     path: str = ""
     train: str = "train"
     val: str = "val"
     classes: tuple[str, ...] | None = None
+    regions: str | None = None
 
 
 @dataclass(frozen=True)
@@ -125,13 +129,14 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class StageRecord:
-    """One stage as `recipe.toml` records it; see `stages.Stage`."""
+    """One stage as `recipe.toml` records it: of what it learns, or of what else it does; see `stages`."""
 
     name: str
-    trains: tuple[str, ...]
-    steps: int
-    epochs: float
-    lr: float
+    trains: tuple[str, ...] = ()
+    steps: int = 0
+    epochs: float = 0.0
+    lr: float = 0.0
+    what: str = ""
 
 
 @dataclass(frozen=True)
@@ -166,11 +171,14 @@ class Recipe:
 
     def planned(self, stages: Sequence[Stage], steps_per_epoch: int) -> Recipe:
         """The same recipe with the record of `stages`."""
-        records = (
-            StageRecord(stage.name, stage.trains, stage.steps, round(stage.steps / steps_per_epoch, 3), stage.lr)
-            for stage in stages
-        )
-        return replace(self, stages=tuple(records))
+        return replace(self, stages=tuple(_record(stage, steps_per_epoch) for stage in stages))
+
+
+def _record(stage: Stage, steps_per_epoch: int) -> StageRecord:
+    if isinstance(stage, Learn):
+        epochs = round(stage.steps / steps_per_epoch, 3)
+        return StageRecord(stage.name, stage.trains, stage.steps, epochs, stage.lr)
+    return StageRecord(stage.name, what=stage.what if isinstance(stage, Work) else "")
 
 
 def resolve(layers: Sequence[Mapping[str, Any]]) -> Recipe:
@@ -179,17 +187,17 @@ def resolve(layers: Sequence[Mapping[str, Any]]) -> Recipe:
     Raises:
         UserError: an unknown system, recipe, scheme or setting, or a value of the wrong kind; one sentence each.
     """
-    named: dict[str, Any] = {"recipe": "modern", "scheme": "joint", "weights": None}
+    named: dict[str, Any] = {"recipe": "modern", "scheme": None, "weights": None}
     for layer in layers:
         named |= {key: value for key, value in layer.items() if key not in (*PARTS, "stages")}
     if not isinstance(named.get("system"), str):
         raise UserError("no system was named; expected SYSTEM/BACKBONE such as faster-rcnn/resnet18-fpn")
-    for key, known in (("recipe", RECIPES), ("scheme", SCHEMES)):
-        if named[key] not in known:
-            raise UserError(f"there is no {key} '{named[key]}'{nearest(str(named[key]), known)}")
+    if named["recipe"] not in RECIPES:
+        raise UserError(f"there is no recipe '{named['recipe']}'{nearest(str(named['recipe']), RECIPES)}")
     if named["weights"] == toml.NOTHING:
         named["weights"] = None
     detectors.parse(named["system"])
+    named["scheme"], _ = scheme_of(named["system"], named["scheme"])
     parts: dict[str, Any] = {
         "data": DataSettings(),
         "model": {},

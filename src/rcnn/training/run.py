@@ -7,12 +7,13 @@ RUN holds `recipe.toml` (every setting), `metrics.csv` and `log.jsonl`, `best/` 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from rcnn import detectors
@@ -22,14 +23,17 @@ from rcnn.detectors import Detector, choose_device, to_mapping
 from rcnn.errors import UserError
 from rcnn.files import write_text
 from rcnn.process import cpus
+from rcnn.proposals import CachedRegions
 from rcnn.training import plan, reading
 from rcnn.training.engine import BEST, LAST, Engine
-from rcnn.training.interrupt import Stopped
+from rcnn.training.interrupt import Interrupt, Stopped
+from rcnn.training.job import Job
 from rcnn.training.logs import read_metrics
 from rcnn.training.progress import Reporter, duration
 from rcnn.training.recipe import FILE, Recipe, differences, read_recipe, resolve
 from rcnn.training.schedule import scaled_lr
-from rcnn.training.stages import SCHEMES
+from rcnn.training.schemes import Budget, scheme_of
+from rcnn.training.stages import Learn
 from rcnn.training.state import load_state
 from rcnn.training.validation import validate
 from rcnn.training.world import World, joined
@@ -103,7 +107,7 @@ def train(
         out: the run folder; None takes the next free `runs/SYSTEM-BACKBONE-N`.
         classes: those to learn, in the order of their labels; None takes all.
         recipe: "modern" or "classic".
-        scheme: "joint".
+        scheme: how the stages follow one another, such as "joint"; None takes the system's usual.
         epochs: passes over the data of each trained stage; `steps`: optimiser steps instead.
         weights: the backbone's first weights: a file, "imagenet", or "none" for a random start.
         batch_size: images a forward pass.
@@ -240,43 +244,44 @@ def _train(
 ) -> TrainingResult | None:
     """Builds everything that the recipe names, tells the plan, and trains."""
     settings = recipe.train
-    reporter.say(f"run folder: {run}")
     train_set, val_set, recipe = _open(recipe)
     state = load_state(run) if resume else None
     model, recipe = _build(recipe, device, trained_before=resume and state is not None)
-    images_per_step = settings.images_per_step * world.size
+    regions = _regions(recipe, model, train_set, val_set)
     workers = _workers(settings.workers, device, world)
-    loader = _loader(recipe, model, train_set, world, workers)
+    job = Job(model, recipe, train_set, val_set, regions, run, workers, world, reporter, Interrupt())
+    loader = _loader(job)
     steps_per_epoch = math.ceil(loader.steps_per_epoch / settings.accumulate)
-    steps = settings.steps or max(1, round((settings.epochs or 0) * steps_per_epoch))
-    stages = SCHEMES[recipe.scheme](steps, scaled_lr(settings.lr, settings.lr_batch, images_per_step))
+    images_per_step = settings.images_per_step * world.size
+    _, scheme = scheme_of(recipe.system, recipe.scheme)
+    stages = scheme(
+        Budget(
+            steps=settings.steps or max(1, round((settings.epochs or 0) * steps_per_epoch)),
+            lr=scaled_lr(settings.lr, settings.lr_batch, images_per_step),
+            random_start=recipe.weights in (None, "none"),
+        )
+    )
     recipe = recipe.planned(stages, steps_per_epoch)
+    job = replace(job, recipe=recipe)
     for line in plan.describe(model, recipe, train_set, val_set, images_per_step):
         reporter.say(line)
     if state is None:
-        cost = plan.try_step(model, next(loader.batches(0)))
-        told = plan.estimate(cost, recipe, len(val_set), steps_per_epoch, device)
-        reporter.say(f"estimate: {told}")
+        first = next(stage for stage in stages if isinstance(stage, Learn) and stage.ahead)
+        tried = first.loader(job.at(first.name)) if first.loader else loader
+        cost = plan.try_step(model, next(tried.batches(0)), first.part)
+        reporter.say(f"estimate: {plan.estimate(cost, recipe, stages, len(val_set), steps_per_epoch, device)}")
         if dry_run:
             reporter.say(f"dry run: one batch gave a loss of {cost.loss:.4f}; nothing was written")
     if dry_run:
         return None
+    reporter.say(f"run folder: {run}")
     if world.first and not resume:
         write_text(run / FILE, recipe.to_toml())
     world.gather(None)  # the folder is there
-    validation = partial(validate, model, val_set, batch_size=settings.batch_size, workers=workers, world=world)
-    engine = Engine(
-        model,
-        settings,
-        stages,
-        steps_per_epoch,
-        loader,
-        validation,
-        run=run,
-        world=world,
-        reporter=reporter,
-        state=state,
+    validation = partial(
+        validate, model, val_set, batch_size=settings.batch_size, workers=workers, world=world, regions=regions
     )
+    engine = Engine(job, stages, steps_per_epoch, loader, validation, state=state)
     try:
         engine.train_all()
     except Stopped:
@@ -315,27 +320,40 @@ def _workers(asked: int | str, device: torch.device, world: World) -> int:
     return 0 if device.type == "cpu" else min(8, max(1, cpus() // world.size - 1))
 
 
-def _loader(recipe: Recipe, model: Detector, dataset: Dataset, world: World, workers: int) -> TrainLoader:
+def _regions(
+    recipe: Recipe, model: Detector, train_set: Dataset, val_set: Dataset
+) -> Callable[[Dataset, int], np.ndarray] | None:
+    """Where the boxes come from that the system does not find by itself: the user's file, or its own method, kept."""
+    if model.region_method is None:
+        if recipe.data.regions:
+            raise UserError(f"data.regions = {recipe.data.regions!r}: {recipe.system} finds its regions by itself")
+        return None
+    return CachedRegions(model.region_method)
+
+
+def _loader(job: Job) -> TrainLoader:
     """The loader of this process's share of the training batches."""
-    short, long = model.options.image_size
+    recipe, world = job.recipe, job.world
+    short, long = job.model.options.image_size
     return TrainLoader(
-        dataset,
+        job.train_set,
         short=short,
         long=long,
         batch_size=recipe.train.batch_size,
         augmentation=recipe.augment,
         seed=recipe.train.seed,
-        workers=workers,
+        workers=job.workers,
         rank=world.rank,
         world=world.size,
-        pin_memory=model.device.type == "cuda",
+        pin_memory=job.model.device.type == "cuda",
+        regions=job.regions,
     )
 
 
 def _result(run: Path, recipe: Recipe, seconds: float, reporter: Reporter) -> TrainingResult:
     """Reads the result of a finished run and says where it is."""
     history = read_metrics(run)
-    best = max(history, key=lambda row: row["mAP"])
+    best = max((row for row in history if row["stage"] == history[-1]["stage"]), key=lambda row: row["mAP"])
     reporter.result(
         f"trained in {duration(seconds)}; best mAP {best['mAP']:.4f} (AP50 {best['AP50']:.4f}) at step {best['step']};"
         f" run folder: {run}"

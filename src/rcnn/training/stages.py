@@ -1,7 +1,8 @@
-"""A training scheme is a list of stages: what trains in each, for how long, and at which rate.
+"""A training scheme is a list of stages, each of which learns by gradient steps or does another piece of work.
 
-Approximate joint training (Ren et al. 2017, section 3.2) is one stage of everything. Each stage starts from the weights
-that the one before it left, has an optimiser and a schedule of its own, and is resumed at the step where it stopped.
+Every stage starts from the weights that the one before it left. A `Learn` stage has an optimiser and a schedule of its
+own and is resumed at the step where it stopped. A `Work` stage (finding regions, storing features, fitting SVMs) keeps
+what it has done so far in a folder of its own, and goes on from there. Which stages a system has stands in `schemes`.
 """
 
 from __future__ import annotations
@@ -9,39 +10,69 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from rcnn.errors import UserError, nearest
 
+if TYPE_CHECKING:
+    from rcnn.training.engine import Loader
+    from rcnn.training.job import Job
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One stretch of training.
+    """One stretch of a run.
 
     Attributes:
         name: as the plan and the progress line say it.
-        trains: patterns of the names of parameters that train; those that the model itself froze stay frozen.
-        steps: optimiser steps.
-        lr: learning rate before its schedule, scaled to the batch.
+        evaluated: whether the model detects once the stage has begun, so that it is worth judging.
     """
 
     name: str
+    evaluated: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learn(Stage):
+    """Gradient steps.
+
+    Attributes:
+        trains: patterns of the names of parameters that train; those that the model itself froze stay frozen.
+        steps: optimiser steps.
+        lr: learning rate before its schedule, scaled to the batch.
+        part: which of the model's losses are wanted, as of `Detector.losses`; "" is all of them.
+        loader: makes the stage's batches; None takes whole images, augmented as the recipe says.
+        ahead: whether its batches can be made before the stages before it have run.
+    """
+
     trains: tuple[str, ...]
     steps: int
     lr: float
+    part: str = ""
+    loader: Callable[[Job], Loader] | None = None
+    ahead: bool = True
 
 
-def joint(steps: int, lr: float) -> list[Stage]:
-    """Approximate joint training: one network, one backward pass (Ren et al. 2017, section 3.2, item ii)."""
-    return [Stage("joint", ("*",), steps, lr)]
+@dataclass(frozen=True, kw_only=True)
+class Work(Stage):
+    """Anything else.
+
+    Attributes:
+        what: what it does, for the plan.
+        run: does it; called again after an interruption, it goes on from what lies in the job's folder. What it fits
+            becomes part of the model.
+        shared: whether processes that train together each do a share; otherwise there may be only one.
+    """
+
+    what: str
+    run: Callable[[Job], None]
+    evaluated: bool = False
+    shared: bool = False
 
 
-# Name of the scheme → its stages for so many steps each, at a learning rate.
-SCHEMES: dict[str, Callable[[int, float], list[Stage]]] = {"joint": joint}
-
-
-def release(model: nn.Module, stage: Stage, trainable: set[str]) -> None:
+def release(model: nn.Module, stage: Learn, trainable: set[str]) -> None:
     """Lets the parameters of `stage` train and freezes the rest.
 
     Args:

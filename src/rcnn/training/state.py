@@ -29,7 +29,7 @@ class Progress:
         best: highest mAP so far, −1 before the first evaluation.
         best_step: step of that evaluation.
         waited: evaluations since then.
-        seconds: time spent in training so far.
+        seconds: time spent so far; `stage_seconds`: in the stage that is under way.
     """
 
     stage: int = 0
@@ -39,6 +39,12 @@ class Progress:
     best_step: int = -1
     waited: int = 0
     seconds: float = 0.0
+    stage_seconds: float = 0.0
+
+    def count(self, seconds: float) -> None:
+        """Adds time spent."""
+        self.seconds += seconds
+        self.stage_seconds += seconds
 
 
 def save_state(run: Path, state: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from rcnn.training.ema import EMA
 from rcnn.training.optim import parameter_groups, set_lr, sgd
 from rcnn.training.recipe import TrainSettings
 from rcnn.training.schedule import factor
-from rcnn.training.stages import Stage
+from rcnn.training.stages import Learn
 from rcnn.training.validation import total_loss
 from rcnn.training.world import World
 
@@ -35,7 +35,7 @@ class StageTrainer:
         stage: the stage; `index` is its place in the scheme, which random numbers depend on.
     """
 
-    def __init__(self, model: Detector, train: TrainSettings, stage: Stage, index: int, world: World) -> None:
+    def __init__(self, model: Detector, train: TrainSettings, stage: Learn, index: int, world: World) -> None:
         self.model, self.train, self.stage, self.index, self.world = model, train, stage, index, world
         groups = parameter_groups(
             model,
@@ -84,7 +84,7 @@ class StageTrainer:
         for part, batch in enumerate(batches):
             self.seed(step, part)
             with self.model.autocast():
-                losses = self.wrapped(batch, self.generator)
+                losses = self.wrapped(batch, self.generator, self.stage.part)
             total = total_loss(losses)
             (total / len(batches)).backward()
             for name, value in {"loss": total, **losses}.items():
@@ -122,9 +122,8 @@ class StageTrainer:
         return means
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next step depends on, the model's own tensors included."""
+        """What the next step depends on, beside the model's own tensors."""
         return {
-            "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.state_dict() if self.ema else {},
             "sums": self.sums,
@@ -133,7 +132,6 @@ class StageTrainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Puts back what `state_dict` gave."""
-        self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])

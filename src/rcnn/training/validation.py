@@ -76,13 +76,13 @@ def judge_images(
         dataset, short=short, long=long, batch_size=batch_size, workers=workers, indices=indices, regions=regions
     )
     for rows, batch in batches:
-        pause()
         losses, found = model.judge(batch.to(model.device, non_blocking=True), generator, score=LEAST_SCORE)
         for name, value in {"loss": total_loss(losses), **losses}.items():
             sums[name] = sums.get(name, 0) + value.float() * len(rows)
         found = found.to("cpu")
         for slot, (i, size) in enumerate(zip(rows, batch.images.sizes.tolist(), strict=True)):
             predictions[i] = Prediction(*carried_back(found, slot, size, dataset.size(i)))
+        pause()
     return {name: value.item() for name, value in sums.items()}, predictions
 
 
