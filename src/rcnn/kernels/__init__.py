@@ -14,5 +14,6 @@ from rcnn.kernels.nms import nms
 from rcnn.kernels.roi_align import roi_align
 from rcnn.kernels.roi_pool import roi_pool
 from rcnn.kernels.warp import warp
+from rcnn.kernels.weighted_rows import gram_product, row_sum
 
-__all__ = ["nms", "roi_align", "roi_pool", "match", "warp", "form"]
+__all__ = ["nms", "roi_align", "roi_pool", "match", "warp", "row_sum", "gram_product", "form"]
