@@ -1,4 +1,4 @@
-"""Files are written whole or not at all: beside their place first, then renamed over it."""
+"""Files are written whole or not at all: beside their place first, then renamed over it. And where the cache is."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rcnn.errors import RCNNError, UserError
+
+
+def cache_folder() -> Path:
+    """What may be deleted at any time is kept here: $RCNN_CACHE, else $XDG_CACHE_HOME/rcnn, else ~/.cache/rcnn."""
+    if own := os.environ.get("RCNN_CACHE"):
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "rcnn"
 
 
 @contextmanager
@@ -23,10 +31,10 @@ def writing(path: str | Path) -> Iterator[Path]:
         RCNNError: the disk is full or fails.
     """
     path = Path(path)
-    with telling(path):
+    # The suffix stays last: writers such as Pillow choose the format by it.
+    beside = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    with telling(path, beside):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The suffix stays last: writers such as Pillow choose the format by it.
-        beside = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
         try:
             yield beside
             if not beside.exists():
@@ -45,12 +53,19 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 @contextmanager
-def telling(path: str | Path) -> Iterator[None]:
-    """Turns the operating system's errors about `path` into one sentence each."""
+def telling(path: str | Path, beside: Path | None = None) -> Iterator[None]:
+    """Turns the operating system's errors about `path` into one sentence each.
+
+    Where it is being written, `beside` is what holds it until it is whole, a name that means nothing to the user.
+    """
     try:
         yield
     except OSError as error:
-        name = error.filename or path
+        name = str(error.filename or path)
+        if beside is not None and name.startswith(str(beside)):
+            name = str(path) + name.removeprefix(str(beside))
+        if beside is not None and error.errno == errno.ENOENT and Path(name) in (Path(path), *Path(path).parents):
+            raise UserError(f"'{path}' cannot be written there; choose another folder") from error
         if error.errno == errno.ENOSPC:
             raise RCNNError(f"the disk is full: '{path}' was not written and nothing was left half-written") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

@@ -12,8 +12,9 @@ import torchvision
 from safetensors.torch import save_file
 
 from rcnn import backbones
-from rcnn.backbones.weights import read
+from rcnn.backbones.weights import folders, read
 from rcnn.errors import UserError
+from rcnn.files import cache_folder
 from rcnn.structures import ImageBatch
 
 
@@ -110,6 +111,12 @@ def test_imagenet_weights_are_looked_for_and_never_downloaded(
     folder.mkdir(parents=True)
     resnet18.rename(folder / "resnet18-f37072fd.pth")
     assert backbones.create("resnet18-fpn", weights="imagenet").loaded.path.parent == folder
+
+
+def test_weights_lie_in_the_same_cache_as_everything_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("RCNN_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert folders()[0] == tmp_path / "rcnn" / "weights" == cache_folder() / "weights"
 
 
 def test_classifier_weights_load_under_added_norms(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,3 +73,29 @@ def test_convert_writes_what_check_finds_sound(folder, capsys, form):
     assert cli.main(["data", "convert", "mice", "--to", form, "--out", "new", "--quiet"]) == 0
     assert cli.main(["data", "check", "new", "--quiet"]) == 0
     assert "4 images, 4 objects: no problems" in capsys.readouterr().out
+
+
+def test_without_a_sub_command_its_help_is_printed(capsys):
+    assert cli.main(["data"]) == 0
+    captured = capsys.readouterr()
+    for name in ("info", "check", "convert"):
+        assert name in captured.out
+    assert captured.err == ""
+
+
+def test_a_slip_in_the_name_of_the_digits_is_understood(folder, capsys):
+    assert cli.main(["data", "info", "digit"]) == 2
+    assert "data 'digit' does not exist; did you mean 'digits'?" in capsys.readouterr().err
+    assert cli.main(["data", "info", "mcie"]) == 2
+    assert "did you mean 'mice'?" in capsys.readouterr().err
+    assert cli.main(["data", "info", "elsewhere"]) == 2
+    assert "'.' holds mice" in capsys.readouterr().err, "what lies here, and nothing else"
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which nobody can write")
+def test_a_place_that_cannot_be_written_is_named_as_the_user_did(folder, capsys):
+    for out in ("/proc/mice", "/proc/deeper/mice"):
+        assert cli.main(["data", "convert", "mice", "--to", "voc", "--out", out]) == 2
+        told = capsys.readouterr().err
+        assert told.startswith(f"error: '{out}' cannot be written there")
+        assert ".part" not in told

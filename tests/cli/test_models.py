@@ -20,6 +20,16 @@ def test_json_lists_every_backbone_with_weights_that_name_file_licence_and_sourc
         assert all(w["files"] and w["licence"] and w["source"] for w in backbone["weights"])
 
 
+def test_each_system_lists_the_schemes_that_it_can_be_trained_by(capsys: pytest.CaptureFixture):
+    assert main(["models", "faster-rcnn", "--json"]) == 0
+    (system,) = json.loads(capsys.readouterr().out)["systems"]
+    assert system["schemes"][0] == "joint"
+    assert main(["models", "faster-rcnn"]) == 0
+    header, row = capsys.readouterr().out.splitlines()[:2]
+    assert "schemes" in header
+    assert "joint" in row
+
+
 def test_table_is_narrowed_by_a_pattern(capsys: pytest.CaptureFixture):
     assert main(["models", "resnet*-c5"]) == 0
     out = capsys.readouterr().out

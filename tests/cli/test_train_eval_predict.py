@@ -50,7 +50,7 @@ def run(voc, tmp_path_factory):
     """A run folder of three steps."""
     out = tmp_path_factory.mktemp("runs") / "squares"
     words = ["train", "faster-rcnn/resnet18-fpn", "--data", str(voc), "--out", str(out), "--steps", "3"]
-    words += ["--batch-size", "2", "--image-size", "64,96", "--device", "cpu", "--quiet"]
+    words += ["--batch-size", "2", "--image-size", "64,96", "--device", "cpu", "--workers", "auto", "--quiet"]
     assert main([*words, *(word for setting in TINY for word in ("--set", setting))]) == 0
     return out
 
@@ -76,6 +76,16 @@ def test_eval_writes_fractions_by_a_named_protocol(run, voc, tmp_path, capsys):
     assert 0 <= figures["mAP"] <= figures["AP50"] <= 1
     assert set(figures["per_class"]) == {"red", "blue"}
     assert "coco, 2 images" in capsys.readouterr().out
+
+
+def test_a_dry_run_names_no_run_folder_since_it_makes_none(voc, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "faster-rcnn/resnet18-fpn", "--data", str(voc), "--dry-run", "--image-size", "64,96"]
+    assert main([*words, *(word for setting in TINY for word in ("--set", setting))]) == 0
+    captured = capsys.readouterr()
+    assert "nothing was written" in captured.out + captured.err
+    assert "run folder" not in captured.out + captured.err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("protocol", ["voc07", "voc12"])
@@ -128,6 +138,9 @@ def test_predict_writes_a_list_with_one_entry_an_image(run, voc, tmp_path):
         (["train", "faster-rcnn/resnet18-fpn", "--data", "{voc}", "--weights", "no.pth"], "no.pth"),
         (["train", "faster-rcnn/resnet18-fpn", "--data", "{voc}", "--weights", "{voc}/Annotations/im1.xml"], "im1.xml"),
         (["train", "faster-rcnn/resnet18-fpn", "--data", "{voc}", "--image-size", "big"], "--image-size big"),
+        (["train", "faster-rcnn/resnet18-fpn", "--data", "{voc}", "--set", "rpn.nms=1"], "mean 'model.rpn.nms'?"),
+        (["train", "faster-rcnn/resnet18-fpn", "--data", "{voc}", "--workers", "atuo"], "train.workers = 'atuo'"),
+        (["train", "faster-rcnn/resnet18-fpn", "--data", "{voc}", "--workers", "-1"], "train.workers = '-1'"),
         (["train", "faster-rcnn/resnet18-fpn", "--data", "{voc}", "--scheme", "jiont"], "jiont"),
         (["train", "faster-rcnn/resnet18-fpn", "--data", "{voc}", "--epochs", "1", "--steps", "1"], "epochs"),
         (["train", "faster-rcnn/resnet18-fpn"], "data"),

@@ -55,6 +55,8 @@ def test_steps_put_lower_epochs_out_of_force_and_the_other_way_round():
         ("train.epoch=3", "train.epoch = 3: unknown setting; did you mean 'epochs'?"),
         ("augment.flipp=0.1", "augment.flipp = 0.1: unknown setting; did you mean 'flip'?"),
         ("epochs=3", "epochs = 3: unknown setting; did you mean 'train.epochs'?"),
+        ("rpn.nms=1", "rpn.nms = 1: unknown setting; did you mean 'model.rpn.nms'?"),
+        ("image_size=[9, 9]", "image_size = [9, 9]: unknown setting; did you mean 'model.image_size'?"),
         ("sistem=a", "sistem = 'a': unknown setting; did you mean 'system'?"),
         ("train.lr=fast", "train.lr = 'fast': expected a number"),
         ("train.lr=-1", "train.lr = -1.0: expected more than 0"),

@@ -7,7 +7,6 @@ get it.
 
 from __future__ import annotations
 
-import os
 import pickle
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from rcnn.errors import UserError, nearest
-from rcnn.files import telling
+from rcnn.files import cache_folder, telling
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
 # Checkpoints often wrap the weights.
@@ -98,8 +97,7 @@ class Loaded:
 
 def folders() -> list[Path]:
     """Where `--weights imagenet` looks: the library's cache (RCNN_CACHE), then torch's hub folder (TORCH_HOME)."""
-    cache = Path(os.environ.get("RCNN_CACHE", "~/.cache/rcnn")).expanduser()
-    return [cache / "weights", Path(torch.hub.get_dir()) / "checkpoints"]
+    return [cache_folder() / "weights", Path(torch.hub.get_dir()) / "checkpoints"]
 
 
 def find(entry: WeightsEntry, backbone: str) -> Path:

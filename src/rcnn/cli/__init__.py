@@ -133,7 +133,8 @@ def _invoke(name: str, rest: list[str]) -> int:
     import typer
 
     module = importlib.import_module(f"rcnn.cli.{name}")
-    application = module.app if hasattr(module, "app") else _application(module.command)
+    grouped = hasattr(module, "app")
+    application = module.app if grouped else _application(module.command)
     # Plain help: rich would read shapes such as [N, 4] as its own markup.
     application.rich_markup_mode = None
     application.pretty_exceptions_enable = False
@@ -141,7 +142,7 @@ def _invoke(name: str, rest: list[str]) -> int:
     for shown in (command, *getattr(command, "commands", {}).values()):
         shown.epilog = GLOBAL_OPTIONS
     try:
-        result = command.main(args=rest, prog_name=f"rcnn {name}", standalone_mode=False)
+        result = command.main(args=rest or ["--help"] * grouped, prog_name=f"rcnn {name}", standalone_mode=False)
     except typer.Abort as abort:
         raise KeyboardInterrupt from abort
     if result == INTERRUPTED:  # typer catches Ctrl-C and, by its version, aborts or exits with this code

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="What a data set holds, what is wrong with it, and the same in another format.",
 )

@@ -280,7 +280,7 @@ def pictures() -> Iterator[Finding]:
 
 def caches() -> Iterator[Finding]:
     """Folders that grow, with their sizes; all of them can be deleted at any time."""
-    from rcnn.data.cache import cache_folder
+    from rcnn.files import cache_folder
 
     places = {"numba": kernel_folder(), "matplotlib": _user_cache() / "matplotlib"}
     places |= {f"rcnn {folder.name}": folder for folder in sorted(cache_folder().glob("*/"))}

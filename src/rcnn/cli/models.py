@@ -17,7 +17,7 @@ def command(
     pattern: Annotated[str, typer.Argument(help="A name, a part of one, or a pattern such as 'resnet*-fpn'.")] = "*",
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Systems and backbones, with their parameters and weights.
+    """Systems with their recipes and training schemes, backbones with their parameters and weights.
 
     Any backbone that fits a system may be named with it, as in `rcnn train faster-rcnn/resnet18-fpn`. Parameters are
     those of the backbone with its pyramid or RoI head. Weights are never downloaded: the table says which file
@@ -34,7 +34,7 @@ def command(
         cli.write_json("-", {"systems": systems, "backbones": backbones})
         return
     if systems:
-        _print_table("system", systems, ("title", "paper", "recipes", "form"))
+        _print_table("system", systems, ("title", "paper", "recipes", "schemes", "form"))
     if backbones:
         _print_table("backbone", backbones, ("strides", "parameters", "published with", "weights"))
 
@@ -46,6 +46,7 @@ def _matches(name: str, pattern: str) -> bool:
 def _systems() -> list[dict[str, Any]]:
     """One entry a system."""
     from rcnn.detectors import SYSTEMS
+    from rcnn.training.schemes import SCHEMES
 
     return [
         {
@@ -53,6 +54,7 @@ def _systems() -> list[dict[str, Any]]:
             "title": system.title,
             "paper": system.paper,
             "recipes": list(system.presets),
+            "schemes": list(SCHEMES.get(name, ())),
             "form": system.form,
         }
         for name, system in SYSTEMS.items()

@@ -16,17 +16,10 @@ from pathlib import Path
 
 from rcnn.data import index as columns
 from rcnn.data.index import Index
+from rcnn.files import cache_folder
 
 # Part of every key: raise it when the columns or the meaning of their values change.
 VERSION = 1
-
-
-def cache_folder() -> Path:
-    """Where indexes are kept: $RCNN_CACHE, else $XDG_CACHE_HOME/rcnn, else ~/.cache/rcnn."""
-    if own := os.environ.get("RCNN_CACHE"):
-        return Path(own)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path(os.path.expanduser("~")) / ".cache") / "rcnn"
 
 
 def fingerprint(root: Path, files: Iterable[str]) -> str:

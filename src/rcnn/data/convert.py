@@ -55,7 +55,7 @@ def convert(data: str | Path, to: str, out: str | Path, progress: Progress = sil
     splits = _splits(dataset, to, writer, notes)
     names = _names(dataset, splits, to, notes)
     beside = out.with_name(f".{out.name}.{os.getpid()}.part")
-    with telling(out):
+    with telling(out, beside):
         try:
             beside.mkdir(parents=True)
             _place_images(dataset, splits, names, beside, writer, progress)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from rcnn.data.cache import cache_folder
+from rcnn.files import cache_folder
 from rcnn.data.handwriting import Shape, bounds, field, ink
 from rcnn.data.paper import HEIGHT, WIDTH, blend, muted, sheet
 from rcnn.data.seeds import Draws, counter_seed, permutation

@@ -48,7 +48,8 @@ def require_exists(path: Path) -> None:
     parent = parents[0] if parents else Path()
     missing, *rest = path.parts[len(parent.parts) :]
     names = sorted(name for name in Folders().names(parent) if not name.startswith("."))
-    close = [parent / name for name in difflib.get_close_matches(missing, names, n=5)]
+    own = ["digits"] * (len(path.parts) == 1)  # which comes with the library
+    close = [parent / name for name in difflib.get_close_matches(missing, names + own, n=5)]
     better = next((one.joinpath(*rest) for one in close if one.joinpath(*rest).exists()), close[0] if close else None)
     if better is not None:
         hint = f"did you mean '{better}'?"

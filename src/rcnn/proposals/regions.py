@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rcnn.data.cache import cache_folder
+from rcnn.files import cache_folder
 from rcnn.data.dataset import Dataset
 from rcnn.errors import UserError
 from rcnn.files import telling

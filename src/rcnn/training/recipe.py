@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from rcnn import detectors
+from rcnn import backbones, detectors
 from rcnn.data import Augmentation
 from rcnn.detectors import to_mapping, updated
 from rcnn.errors import UserError, nearest
@@ -244,11 +244,12 @@ def _laid_over(current: Any, changes: Any, part: str) -> Any:
 
 
 def _check_names(named: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
-    """Refuses the first top-level key that is no setting, with the part that has one of that name."""
+    """Refuses the first key outside the parts that is no setting, with the part that has one of that name."""
     known = [option.name for option in fields(Recipe)]
-    for key, value in named.items():
-        if key in known:
-            continue
-        within = [f"{part}.{key}" for part, options in parts.items() if hasattr(options, key)]
+    for key, value in reading.flat({name: value for name, value in named.items() if name not in known}).items():
+        system, backbone = detectors.parse(named["system"])
+        model = system.presets[named["recipe"]](backbones.entry(backbone).strides)
+        places = {**parts, "model": model}
+        within = [f"{part}.{key}" for part, options in places.items() if hasattr(options, key.partition(".")[0])]
         hint = f"; did you mean '{within[0]}'?" if within else nearest(key, known)
         raise UserError(f"{key} = {value!r}: unknown setting{hint}")

@@ -89,7 +89,7 @@ def train(
     batch_size: int | None = None,
     lr: float | None = None,
     image_size: int | tuple[int, int] | None = None,
-    workers: int | None = None,
+    workers: int | str | None = None,
     device: str | None = None,
     precision: str | None = None,
     seed: int | None = None,
@@ -113,7 +113,7 @@ def train(
         batch_size: images a forward pass.
         lr: learning rate, used as it is; the recipe's own is scaled to the batch.
         image_size: shorter side in pixels, or (shorter, longest).
-        workers: processes that load images.
+        workers: processes that load images, or "auto".
         device: "auto", "cpu", "cuda", "mps".
         precision: "auto", "fp32", "bf16".
         seed: of every random choice.
