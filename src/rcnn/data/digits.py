@@ -18,12 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from rcnn.files import cache_folder
 from rcnn.data.handwriting import Shape, bounds, field, ink
 from rcnn.data.paper import HEIGHT, WIDTH, blend, muted, sheet
 from rcnn.data.seeds import Draws, counter_seed, permutation
 from rcnn.errors import RCNNError, UserError, nearest
-from rcnn.files import writing
+from rcnn.files import cache_folder, writing
 
 CLASSES = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
 SPLITS = {"train": 400, "val": 100, "test": 100}

@@ -21,10 +21,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rcnn.files import cache_folder
 from rcnn.data.dataset import Dataset
 from rcnn.errors import UserError
-from rcnn.files import telling
+from rcnn.files import cache_folder, telling
 from rcnn.process import cpus
 from rcnn.proposals.method import RegionMethod
 from rcnn.proposals.selective_search import SelectiveSearch, SelectiveSearchOptions
