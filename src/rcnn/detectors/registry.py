@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rcnn import backbones
-from rcnn.detectors import fast_rcnn, faster_rcnn
+from rcnn.detectors import fast_rcnn, faster_rcnn, rcnn, sppnet
 from rcnn.detectors.base import Detector
 from rcnn.detectors.options import updated
 from rcnn.errors import UserError, nearest
@@ -39,6 +39,10 @@ class System:
 
 
 SYSTEMS: dict[str, System] = {
+    "rcnn": System("R-CNN", "Girshick et al. 2014", "c4", rcnn.RCNN, {"classic": rcnn.classic, "modern": rcnn.modern}),
+    "sppnet": System(
+        "SPP-net", "He et al. 2014", "c5", sppnet.SPPNet, {"classic": sppnet.classic, "modern": sppnet.modern}
+    ),
     "fast-rcnn": System(
         "Fast R-CNN",
         "Girshick 2015",

@@ -1,4 +1,4 @@
-"""What R-CNN and SPP-net put on a region's features: linear SVMs that say what it is, ridge regressors that move its box
+"""What R-CNN and SPP-net put on a region's features: linear SVMs say what it is, ridge regressors move its box
 (Girshick et al. 2014, sections 2.3 and 3.5, appendices B and C). Both are fitted, not trained by gradients.
 
 The numbers are those of the paper and its released code. Letters: R regions, K classes, D length of fc7.
