@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rcnn.kernels.cpu.roi_align import by_level, channel_spans, computing, pixels_first
 from rcnn.kernels.cpu.threads import kernel, run, spans
+from rcnn.kernels.cpu.transpose import transpose
 
 
 def roi_pool(features: list[Tensor], boxes: Tensor, levels: Tensor, strides: list[float], size: int) -> Tensor:
@@ -84,9 +85,7 @@ def _forward(
                         values = feature[images[k], y, x]
                         for c in range(channels):
                             highest[c] = values[c] if values[c] > highest[c] else highest[c]
-        for c in range(channels):
-            for bin in range(size * size):
-                pooled[members[k], c, bin] = tile[bin, c]
+        transpose(tile, size * size, channels, pooled[members[k]])
 
 
 @kernel()
@@ -111,9 +110,7 @@ def _backward(
         x1, y1, x2, y2 = boxes[roi] * scale
         _edges(y1, y2, height, tops, bottoms)
         _edges(x1, x2, width, lefts, rights)
-        for c in range(channels):
-            for bin in range(size * size):
-                tile[bin, c] = grad[roi, first + c, bin]
+        transpose(grad[roi, first:last], channels, size * size, tile)
         for p in range(size):
             for q in range(size):
                 highest[:] = -np.inf
