@@ -4,8 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from rcnn.data import coco, open_dataset
+from rcnn.data.convert import convert
+from rcnn.data.transforms import resize_truth
 from rcnn.errors import UserError
 
 
@@ -131,3 +134,42 @@ def test_polygons_and_both_forms_of_rle_are_carried(make):
     path.write_text(json.dumps(content))
     data = open_dataset(root, "train")
     assert data.truth(0).segments + data.truth(1).segments == masks
+
+
+@pytest.fixture
+def stated(tmp_path, monkeypatch):
+    """A COCO file of one image whose objects state these areas."""
+    monkeypatch.setenv("RCNN_CACHE", str(tmp_path / "cache"))
+    areas = [55.5, 100, None, -1, "much", True, float("nan"), 0]
+    (tmp_path / "data").mkdir()
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "data" / "a.png")
+    objects = [
+        {"id": i, "image_id": 1, "category_id": 1 + i % 2, "bbox": [i, 2, 10, 10], "iscrowd": 0}
+        | ({} if area is None else {"area": area})
+        for i, area in enumerate(areas)
+    ]
+    images = [{"id": 1, "file_name": "a.png", "width": 60, "height": 40}]
+    categories = [{"id": 1, "name": "mouse"}, {"id": 2, "name": "cat"}]
+    content = {"images": images, "annotations": objects, "categories": categories}
+    (tmp_path / "data" / "train.json").write_text(json.dumps(content))
+    return tmp_path / "data" / "train.json"
+
+
+def test_a_stated_area_is_kept_and_what_is_none_is_not(stated):
+    nan = float("nan")
+    np.testing.assert_array_equal(open_dataset(stated).truth(0).areas, [55.5, 100, nan, nan, nan, nan, nan, 0])
+    np.testing.assert_array_equal(open_dataset(stated).truth(0).areas[:1], [55.5], "from the cache too")
+    np.testing.assert_array_equal(open_dataset(stated, classes=["cat"]).truth(0).areas, [100, nan, nan, 0])
+
+
+@pytest.mark.parametrize("form", ["voc", "coco", "yolo"])
+def test_a_stated_area_survives_every_format(stated, tmp_path, form):
+    convert(stated, form, tmp_path / "there")
+    convert(tmp_path / "there", "coco", tmp_path / "back")
+    (path,) = (tmp_path / "back" / "annotations").glob("*.json")
+    written = [entry["area"] for entry in json.loads(path.read_text())["annotations"]]
+    assert written == [55.5, 100, 100, 100, 100, 100, 100, 0], "the box's own where none is stated"
+
+
+def test_resized_objects_state_no_area(stated):
+    assert resize_truth(open_dataset(stated).truth(0), (40, 60), (80, 120)).areas is None

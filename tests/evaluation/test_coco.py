@@ -116,6 +116,27 @@ def test_areas_come_from_outlines_where_there_are_some(truth, prediction):
     assert object_areas(columns, [square, triangles, uncompressed, None]).tolist() == [100, 100, 7, 900]
 
 
+def test_a_stated_area_goes_before_outline_and_box_as_in_pycocotools(random_data):
+    """Masks that were not kept: an object's range of size is that of the area which its annotation states."""
+    truths, predictions, classes = random_data(seed=3, images=40)
+    rng = np.random.default_rng(0)
+    for truth in truths:
+        truth.areas = rng.choice([500.0, 5000.0, 50000.0, np.nan], len(truth))
+    columns = flatten(truths, predictions, classes)
+    plain = (columns.truth_boxes[:, 2:] - columns.truth_boxes[:, :2]).prod(1)
+    stated = np.where(np.isnan(columns.truth_areas), plain, columns.truth_areas)
+    outline = [[[0.0, 0.0, 10.0, 0.0, 10.0, 10.0]]] * len(plain)
+    assert object_areas(columns, [None] * len(plain)).tolist() == stated.tolist()
+    with_outlines = object_areas(columns, outline)
+    assert with_outlines.tolist() == np.where(np.isnan(columns.truth_areas), 50, columns.truth_areas).tolist()
+    stats, _ = oracle(columns, area=stated)
+    found = coco_figures(columns).figures
+    np.testing.assert_allclose([found[n] for n in NAMES], stats, rtol=0, atol=1e-12)
+    for truth in truths:
+        truth.areas = None
+    assert coco_figures(flatten(truths, predictions, classes)).figures["APs"] != found["APs"]
+
+
 def test_nothing_found_and_nothing_to_find_are_told_apart(truth, prediction):
     something = coco_figures(flatten([truth([[0, 0, 9, 9]], [0])], [prediction()], ["a", "b"]))
     assert something.figures["AP"] == 0

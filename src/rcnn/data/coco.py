@@ -2,7 +2,7 @@
 
 A box is x, y, width, height from 0, which ends exclusive as ours does. `iscrowd` marks crowd regions; `ignore` (or
 `difficult`) marks difficult objects. Categories are taken in the order of their ids. Masks, polygons or RLE, compressed
-or not, are carried as they stand.
+or not, and a stated `area` are carried as they stand.
 """
 
 from __future__ import annotations
@@ -263,6 +263,7 @@ class _Reader:
                 difficult=bool(entry.get("ignore") or entry.get("difficult")),
                 crowd=bool(entry.get("iscrowd")),
                 segment=segment,
+                area=entry.get("area"),
             )
 
 

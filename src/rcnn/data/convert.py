@@ -65,7 +65,7 @@ def convert(data: str | Path, to: str, out: str | Path, progress: Progress = sil
         finally:
             shutil.rmtree(beside, ignore_errors=True)
     if (out / "rcnn.json").exists():
-        notes.append("YOLO's labels cannot say difficult, crowd or masks beside boxes: those are in rcnn.json.")
+        notes.append("YOLO's labels cannot say difficult, crowd, areas or masks beside boxes: those are in rcnn.json.")
     objects = sum(len(entry.truth) for entry in entries)
     return Conversion(len(entries), objects, {split: len(members) for split, members in splits.items()}, notes)
 

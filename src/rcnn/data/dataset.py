@@ -37,6 +37,7 @@ class Truth:
         difficult: [G] bool, VOC's flag.
         crowd: [G] bool: a region of many objects rather than one.
         segments: one entry an object: COCO polygons (lists of x, y), a COCO RLE dictionary, or None.
+        areas: [G] float64 square pixels as the annotation states them, NaN where it states none; None: none does.
     """
 
     boxes: np.ndarray
@@ -44,6 +45,7 @@ class Truth:
     difficult: np.ndarray
     crowd: np.ndarray
     segments: list[Any]
+    areas: np.ndarray | None = None
 
     @property
     def ignore(self) -> np.ndarray:
@@ -145,6 +147,7 @@ class Dataset:
             difficult=np.array(index.difficult[of])[kept],
             crowd=np.array(index.crowd[of])[kept],
             segments=[json.loads(text) if text else None for text in segments],
+            areas=np.array(index.areas[of])[kept],
         )
 
     def columns(self) -> dict[str, np.ndarray]:

@@ -56,6 +56,7 @@ class Index:
         labels: [G] int32.
         difficult: [G] bool.
         crowd: [G] bool.
+        areas: [G] float64 square pixels as the annotation states them (COCO's `area`); NaN where it states none.
         segments: G masks as JSON (COCO polygons or RLE), empty where there is none.
         members: rows of the images in each split, [n] int64.
         facts: what else the reader wants told: `note` (a sentence), `clipped` (boxes cut by up to 1 px).
@@ -70,6 +71,7 @@ class Index:
     labels: np.ndarray
     difficult: np.ndarray
     crowd: np.ndarray
+    areas: np.ndarray
     segments: Strings
     members: dict[str, np.ndarray]
     facts: dict[str, Any] = field(default_factory=dict)
@@ -98,7 +100,7 @@ class Index:
 
 
 _STRINGS = ("names", "files", "segments")
-_ARRAYS = ("sizes", "first", "boxes", "labels", "difficult", "crowd")
+_ARRAYS = ("sizes", "first", "boxes", "labels", "difficult", "crowd", "areas")
 
 
 def save(index: Index, folder: Path) -> None:
@@ -148,7 +150,7 @@ def _require_sound(index: Index) -> None:
     sound = (
         index.sizes.shape == (images, 2)
         and index.boxes.shape == (objects, 4)
-        and all(getattr(index, name).shape == (objects,) for name in ("labels", "difficult", "crowd"))
+        and all(getattr(index, name).shape == (objects,) for name in ("labels", "difficult", "crowd", "areas"))
         and (objects == 0 or (index.labels.min() >= 0 and index.labels.max() < len(index.classes)))
         and all(len(rows) == 0 or (rows.min() >= 0 and rows.max() < images) for rows in index.members.values())
         and _is_offsets(index.first, images, objects)
@@ -186,6 +188,7 @@ class IndexBuilder:
         self.labels: list[int] = []
         self.difficult: list[bool] = []
         self.crowd: list[bool] = []
+        self.areas: list[float] = []
         self.segments: list[bytes] = []
         self.members: dict[str, list[int]] = {}
         # Where each image's objects stand, and what each object is called there: for messages.
@@ -210,12 +213,17 @@ class IndexBuilder:
         difficult: bool = False,
         crowd: bool = False,
         segment: Any = None,
+        area: Any = None,
     ) -> None:
-        """Adds an object to the image begun last; `mark` says which one it is in its annotation file."""
+        """Adds an object to the image begun last; `mark` says which one it is in its annotation file.
+
+        `area` is what the file has there; what is no finite number of at least 0 counts as not stated.
+        """
         self.boxes.append(box)
         self.labels.append(label)
         self.difficult.append(difficult)
         self.crowd.append(crowd)
+        self.areas.append(_area(area))
         self.segments.append(_encode(segment).encode() if segment else b"")
         self.marks.append(mark)
         self.counts[-1] += 1
@@ -237,7 +245,17 @@ class IndexBuilder:
             labels=np.asarray(self.labels, np.int32),
             difficult=np.asarray(self.difficult, bool),
             crowd=np.asarray(self.crowd, bool),
+            areas=np.asarray(self.areas, np.float64),
             segments=Strings.of(self.segments),
             members={split: np.asarray(rows, np.int64) for split, rows in self.members.items()},
             facts=dict(facts or {}),
         )
+
+
+def _area(value: Any) -> float:
+    """An annotation's area as a number, NaN where it is none."""
+    try:
+        area = float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return float("nan")
+    return area if 0 <= area < float("inf") else float("nan")

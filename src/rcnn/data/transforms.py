@@ -66,10 +66,11 @@ def resize(image: np.ndarray | Tensor, short: int, long: int) -> Tensor:
 
 
 def resize_truth(truth: Truth, before: tuple[int, int], after: tuple[int, int]) -> Truth:
-    """The objects of an image whose (height, width) in pixels goes from `before` to `after`; segments are dropped."""
+    """The objects of an image whose (height, width) in pixels goes from `before` to `after`, without segments and areas."""
     (h0, w0), (h1, w1) = before, after
     factors = np.array([w1 / w0, h1 / h0, w1 / w0, h1 / h0], np.float64)
-    return replace(truth, boxes=(truth.boxes * factors).astype(np.float32), segments=[None] * len(truth.boxes))
+    boxes = (truth.boxes * factors).astype(np.float32)
+    return replace(truth, boxes=boxes, segments=[None] * len(boxes), areas=None)
 
 
 def resize_regions(regions: np.ndarray, before: Sequence[int], after: Sequence[int]) -> np.ndarray:
@@ -227,7 +228,7 @@ def _sample(pixels: Tensor, sides: Tensor) -> dict[str, Any]:
 
 
 def _left(truth: Truth, boxes: np.ndarray, index: np.ndarray) -> Truth:
-    """The objects `index` [G'] of `truth`, now at `boxes` [G', 4]; their segments were not carried along."""
+    """The objects `index` [G'] of `truth`, now at `boxes` [G', 4]; their segments and areas were not carried along."""
     return replace(
         truth,
         boxes=boxes,
@@ -235,6 +236,7 @@ def _left(truth: Truth, boxes: np.ndarray, index: np.ndarray) -> Truth:
         difficult=truth.difficult[index],
         crowd=truth.crowd[index],
         segments=[None] * len(index),
+        areas=None,
     )
 
 

@@ -1,7 +1,7 @@
 """Writing annotations as VOC, COCO or YOLO, such that reading them again gives the same.
 
 Where a format has no word for something, it is said in a way that others pass over and our reader understands: VOC
-gets `<iscrowd>`, `<segmentation>` and `classes.txt`, YOLO gets `rcnn.json`. Numbers are written in as few digits as
+gets `<iscrowd>`, `<area>`, `<segmentation>` and `classes.txt`, YOLO gets `rcnn.json`. Numbers are written in as few digits as
 bring the same float32 back. G are the objects of one image.
 """
 
@@ -78,7 +78,7 @@ def _voc_xml(entry: Entry, classes: Sequence[str]) -> str:
         f"  <size>{size}</size>",
         f"  <segmented>{segmented}</segmented>",
     ]
-    truth = entry.truth
+    truth, areas = entry.truth, _areas(entry.truth)
     for g, (box, label) in enumerate(zip(truth.boxes, truth.labels.tolist(), strict=True)):
         x1, y1, x2, y2 = (_shortest(value) for value in box)
         corners = {"xmin": _shifted(x1, 1), "ymin": _shifted(y1, 1), "xmax": x2, "ymax": y2}
@@ -90,6 +90,8 @@ def _voc_xml(entry: Entry, classes: Sequence[str]) -> str:
         ]
         if truth.crowd[g]:
             lines.append("    <iscrowd>1</iscrowd>")
+        if np.isfinite(areas[g]):
+            lines.append(f"    <area>{_text(areas[g])}</area>")
         if truth.segments[g] is not None:
             lines.append(f"    <segmentation>{escape(_compact(truth.segments[g]))}</segmentation>")
         lines.append("  </object>")
@@ -116,21 +118,32 @@ def write_coco(
 
 def _coco_objects(truth: Truth) -> list[dict[str, Any]]:
     """One image's objects as COCO annotations, without ids."""
-    objects = []
+    objects, areas = [], _areas(truth)
     for g, (box, label) in enumerate(zip(truth.boxes, truth.labels.tolist(), strict=True)):
         bbox = _coco_box(box)
         segment = truth.segments[g]
+        if not np.isfinite(areas[g]):
+            areas[g] = round(bbox[2] * bbox[3] if segment is None else segment_area(segment), 4)
         objects.append(
             {
                 "category_id": label + 1,
                 "bbox": bbox,
-                "area": round(bbox[2] * bbox[3] if segment is None else segment_area(segment), 4),
+                "area": _plain(areas[g]),
                 "iscrowd": int(truth.crowd[g]),
                 "ignore": int(truth.difficult[g]),
                 "segmentation": [] if segment is None else segment,
             }
         )
     return objects
+
+
+def _areas(truth: Truth) -> list[float]:
+    """The stated area of each object; NaN where there is none, or no other than its outline or box has."""
+    if truth.areas is None:
+        return [float("nan")] * len(truth)
+    sides = truth.boxes[:, 2:].astype(np.float64) - truth.boxes[:, :2]
+    own = [sides[g].prod() if s is None else segment_area(s) for g, s in enumerate(truth.segments)]
+    return np.where(np.isclose(truth.areas, own, rtol=1e-6, atol=1e-4), np.nan, truth.areas).tolist()
 
 
 def _coco_box(box: np.ndarray) -> list[float]:
@@ -171,7 +184,7 @@ def _yolo_lines(entry: Entry) -> tuple[str, dict[str, Any]]:
     truth = entry.truth
     corners = truth.boxes.astype(np.float64) / (width, height, width, height)  # [G, 4]
     centres, sides = (corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]
-    lines, facts = [], {}
+    lines, facts, areas = [], {}, _areas(truth)
     for g, label in enumerate(truth.labels.tolist()):
         lines.append(" ".join([str(label), *(f"{value:.10g}" for value in (*centres[g], *sides[g]))]))
         extra: dict[str, Any] = {}
@@ -179,6 +192,8 @@ def _yolo_lines(entry: Entry) -> tuple[str, dict[str, Any]]:
             extra["difficult"] = True
         if truth.crowd[g]:
             extra["crowd"] = True
+        if np.isfinite(areas[g]):
+            extra["area"] = _plain(areas[g])
         if truth.segments[g] is not None:
             extra["segmentation"] = truth.segments[g]
         if extra:

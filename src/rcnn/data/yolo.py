@@ -1,7 +1,7 @@
 """YOLO's text labels behind a `data.yaml`: one line per object, in fractions of the image's width and height.
 
 A line is `class cx cy w h`, or `class x1 y1 x2 y2 x3 y3 …` for a polygon, whose extent is then the box. An image
-without label file has no objects. What these lines cannot say (difficult, crowd, masks beside boxes) stands in a file
+without label file has no objects. What these lines cannot say (difficult, crowd, area, masks beside boxes) stands in a file
 `rcnn.json` beside the labels, which `rcnn data convert` writes: label file → line → facts.
 """
 
@@ -209,6 +209,7 @@ def _read_labels(
             difficult=bool(extra.get("difficult")),
             crowd=bool(extra.get("crowd")),
             segment=segment,
+            area=extra.get("area"),
         )
 
 

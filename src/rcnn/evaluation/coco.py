@@ -90,7 +90,8 @@ def coco_figures(
 def object_areas(columns: Columns, segments: Sequence[Any]) -> np.ndarray:
     """The area in square pixels by which COCO calls each object small, medium or large: [G] float64.
 
-    That of its outline where it has one (polygons by their corners, as COCO's files have it), else of its box.
+    What its annotation states, as COCO's own evaluation takes it; else that of its outline where it has one (polygons
+    by their corners, as COCO's files have it); else that of its box.
     """
     from faster_coco_eval.core import mask as rle
 
@@ -101,7 +102,7 @@ def object_areas(columns: Columns, segments: Sequence[Any]) -> np.ndarray:
             result[index] = sum(counts[1::2]) if isinstance(counts, list) else rle.area(segment)
         elif segment:
             result[index] = sum(_polygon_area(polygon) for polygon in segment)
-    return result
+    return np.where(np.isnan(columns.truth_areas), result, columns.truth_areas)
 
 
 def _polygon_area(polygon: Sequence[float]) -> float:

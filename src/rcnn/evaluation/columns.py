@@ -48,6 +48,7 @@ class Columns:
         truth_labels: [G].
         difficult: [G] bool, objects that count neither as found nor as missed.
         crowd: [G] bool, regions that may hold many objects.
+        truth_areas: [G] float64 square pixels as the annotations state them, NaN where they state none.
         image: [D] index of the image of each prediction.
         boxes: [D, 4] float64 pixels.
         scores: [D] float64.
@@ -62,6 +63,7 @@ class Columns:
     truth_labels: np.ndarray
     difficult: np.ndarray
     crowd: np.ndarray
+    truth_areas: np.ndarray
     image: np.ndarray
     boxes: np.ndarray
     scores: np.ndarray
@@ -107,6 +109,9 @@ def flatten(truths: Sequence[Truth], predictions: Sequence[Prediction], classes:
         truth_labels=_joined([t.labels for t in truths], np.int64),
         difficult=_joined([t.difficult for t in truths], bool),
         crowd=_joined([t.crowd for t in truths], bool),
+        truth_areas=_joined(
+            [np.full(len(t.labels), np.nan) if t.areas is None else t.areas for t in truths], np.float64
+        ),
         image=np.repeat(np.arange(len(truths)), [len(p.labels) for p in predictions])[keep],
         boxes=_joined([p.boxes for p in predictions], np.float64).reshape(-1, 4)[keep],
         scores=_joined([p.scores for p in predictions], np.float64)[keep],
