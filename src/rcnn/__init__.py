@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rcnn.api import evaluate, predict, train
     from rcnn.data import open_dataset
-    from rcnn.detectors import Detections, create, load, save
+    from rcnn.detectors import Detections, compress, create, load, save
     from rcnn.errors import RCNNError, UserError
     from rcnn.process import tune_process
 
@@ -23,6 +23,7 @@ __all__ = [
     "RCNNError",
     "UserError",
     "__version__",
+    "compress",
     "create",
     "evaluate",
     "load",
@@ -35,6 +36,7 @@ __all__ = [
 
 # Public name → the module that has it.
 _ROOMS = {
+    "compress": "rcnn.detectors",
     "create": "rcnn.detectors",
     "load": "rcnn.detectors",
     "save": "rcnn.detectors",

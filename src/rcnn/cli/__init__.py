@@ -47,6 +47,7 @@ COMMANDS = {
     "train": "Train a detector on your data.",
     "eval": "Evaluate a trained detector by COCO's or VOC's protocol.",
     "predict": "Detect objects in images.",
+    "compress": "Make a model's fully connected layers smaller and faster by truncated SVD.",
 }
 
 INTERRUPTED = 130  # what shells give for a process that SIGINT ended

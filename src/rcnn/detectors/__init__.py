@@ -1,6 +1,7 @@
 """One file per system of the family, each a composition of the same parts."""
 
 from rcnn.detectors.base import Detector, evaluating
+from rcnn.detectors.compression import compress
 from rcnn.detectors.detections import Detections
 from rcnn.detectors.options import to_mapping, updated
 from rcnn.detectors.registry import RECIPES, SYSTEMS, System, create, parse
@@ -13,6 +14,7 @@ __all__ = [
     "Detector",
     "System",
     "choose_device",
+    "compress",
     "create",
     "evaluating",
     "find",

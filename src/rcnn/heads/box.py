@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from rcnn import boxes as box_ops
 from rcnn import kernels, targets
 from rcnn.boxes import BoxCoder
+from rcnn.heads import low_rank
 from rcnn.structures import DetectionBatch, GroundTruth, ImageBatch, Proposals
 
 
@@ -25,6 +26,8 @@ class BoxHeadOptions:
 
     Attributes:
         hidden: widths of the shared fully connected layers; unused where the backbone brings its own (fc6, fc7).
+        ranks: ranks of the fully connected layers in order, each made of two by truncated SVD, 0 for one layer; set by
+            `rcnn compress`. A model that is created with ranks has random layers there.
         regression: "per-class" deltas (4K), "class-agnostic" (4), or "none".
         init_std: standard deviations of the new classification and regression layers.
         positive: IoU from which an RoI is an object.
@@ -42,6 +45,7 @@ class BoxHeadOptions:
     """
 
     hidden: tuple[int, ...] = (1024, 1024)
+    ranks: tuple[int, ...] = ()
     regression: Literal["per-class", "class-agnostic", "none"] = "per-class"
     init_std: tuple[float, float] = (0.01, 0.001)
     positive: float = 0.5
@@ -120,6 +124,7 @@ class BoxHead(nn.Module):
         self.classes = classes
         self.coder = BoxCoder(options.coder_weights)
         self.trunk = trunk
+        low_rank.split(trunk, options.ranks)
         self.cls_score = nn.Linear(channels, classes + 1)
         slots = {"per-class": classes, "class-agnostic": 1, "none": 0}[options.regression]
         self.bbox_pred = nn.Linear(channels, 4 * slots) if slots else None
