@@ -66,7 +66,7 @@ def resize(image: np.ndarray | Tensor, short: int, long: int) -> Tensor:
 
 
 def resize_truth(truth: Truth, before: tuple[int, int], after: tuple[int, int]) -> Truth:
-    """The objects of an image whose (height, width) in pixels goes from `before` to `after`, without segments and areas."""
+    """The objects of an image whose (height, width) in pixels goes from `before` to `after`; no segments, no areas."""
     (h0, w0), (h1, w1) = before, after
     factors = np.array([w1 / w0, h1 / h0, w1 / w0, h1 / h0], np.float64)
     boxes = (truth.boxes * factors).astype(np.float32)

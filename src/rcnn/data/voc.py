@@ -1,8 +1,8 @@
 """PASCAL VOC folders: one XML per image, lists of image names as splits (Everingham et al. 2010).
 
 Pixels are counted from 1 and both corners belong to the box; here boxes start at 0 and end exclusive, so xmin and ymin
-lose 1 and xmax and ymax stay. Beyond the devkit's own elements, `<iscrowd>`, `<area>` and `<segmentation>` (COCO's, masks
-as JSON) and a `classes.txt` beside the folders are understood; `rcnn data convert` writes them.
+lose 1 and xmax and ymax stay. Beyond the devkit's own elements, `<iscrowd>`, `<area>` and `<segmentation>` (COCO's,
+masks as JSON) and a `classes.txt` beside the folders are understood; `rcnn data convert` writes them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Writing annotations as VOC, COCO or YOLO, such that reading them again gives the same.
 
 Where a format has no word for something, it is said in a way that others pass over and our reader understands: VOC
-gets `<iscrowd>`, `<area>`, `<segmentation>` and `classes.txt`, YOLO gets `rcnn.json`. Numbers are written in as few digits as
-bring the same float32 back. G are the objects of one image.
+gets `<iscrowd>`, `<area>`, `<segmentation>` and `classes.txt`, YOLO gets `rcnn.json`. Numbers are written in as few
+digits as bring the same float32 back. G are the objects of one image.
 """
 
 from __future__ import annotations

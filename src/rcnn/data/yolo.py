@@ -1,8 +1,8 @@
 """YOLO's text labels behind a `data.yaml`: one line per object, in fractions of the image's width and height.
 
 A line is `class cx cy w h`, or `class x1 y1 x2 y2 x3 y3 …` for a polygon, whose extent is then the box. An image
-without label file has no objects. What these lines cannot say (difficult, crowd, area, masks beside boxes) stands in a file
-`rcnn.json` beside the labels, which `rcnn data convert` writes: label file → line → facts.
+without label file has no objects. What these lines cannot say (difficult, crowd, area, masks beside boxes) stands in a
+file `rcnn.json` beside the labels, which `rcnn data convert` writes: label file → line → facts.
 """
 
 from __future__ import annotations
