@@ -1,5 +1,7 @@
 """The operators that plain tensor code would make slow: NMS, RoIAlign, RoIPool, matching and warping, all batched.
 
+Selective Search's steps, from `convert` to `group`, are kernels too; they take numpy arrays of one image.
+
 Each operator is one file here (its meaning, its torch registration and its gradient), and the same function in up to
 three forms: `reference/` is plain torch, short and slow, and defines the answer; `cpu/` is numba; `torchvision_ops.py`
 uses torchvision's compiled operators, on GPUs and where numba is missing. `forms.form` chooses. All are registered
@@ -8,12 +10,35 @@ with torch, so that `torch.compile` and `torch.export` take them as they are.
 
 from __future__ import annotations
 
-from rcnn.kernels.forms import form
+from rcnn.kernels.colour import bin_numbers, convert, smooth
+from rcnn.kernels.forms import array_form, form
+from rcnn.kernels.grouping import Histograms, group, histograms
 from rcnn.kernels.matching import match
 from rcnn.kernels.nms import nms
 from rcnn.kernels.roi_align import roi_align
 from rcnn.kernels.roi_pool import roi_pool
+from rcnn.kernels.segmentation import Edges, Segmentation, segment, sorted_edges
 from rcnn.kernels.warp import warp
 from rcnn.kernels.weighted_rows import gram_product, row_sum
 
-__all__ = ["nms", "roi_align", "roi_pool", "match", "warp", "row_sum", "gram_product", "form"]
+__all__ = [
+    "nms",
+    "roi_align",
+    "roi_pool",
+    "match",
+    "warp",
+    "row_sum",
+    "gram_product",
+    "Edges",
+    "Histograms",
+    "Segmentation",
+    "convert",
+    "smooth",
+    "bin_numbers",
+    "sorted_edges",
+    "segment",
+    "histograms",
+    "group",
+    "array_form",
+    "form",
+]

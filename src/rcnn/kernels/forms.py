@@ -22,3 +22,9 @@ def form(device: str) -> ModuleType:
     if device == "cuda":
         return importlib.import_module("rcnn.kernels.torchvision_ops")
     return importlib.import_module("rcnn.kernels.reference")
+
+
+def array_form() -> ModuleType:
+    """The module whose `convert`, `segment`, `group`, … run on numpy arrays: numba's, else the plain one."""
+    fast = form("cpu")
+    return fast if hasattr(fast, "segment") else importlib.import_module("rcnn.kernels.reference")

@@ -1,6 +1,9 @@
 """Selective Search (Uijlings et al. 2013): regions grow from small ones by merging the most similar neighbours.
 
-Letters: H W height and width of the image in pixels, N regions.
+No one grouping suits all objects, so several strategies run, which differ in colour space, in the size of the initial
+regions and in what counts as similar; every region that any of them ever forms proposes its bounding box. What
+strategies have in common is done once: the graph's edges are sorted once for a colour space, and a segmentation and its
+histograms serve all similarities. Letters: H W height and width in pixels, N regions.
 """
 
 from __future__ import annotations
@@ -8,22 +11,55 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+from rcnn import kernels
 from rcnn.proposals.method import RegionMethod
 
 # Part of every key: raise it when the same settings find other regions.
-VERSION = 0
+VERSION = 1
+
+
+class Similarity(NamedTuple):
+    """Which of the four similarities are summed."""
+
+    colour: bool
+    texture: bool
+    size: bool
+    fill: bool
+
+
+ALL = Similarity(True, True, True, True)
+WITHOUT_COLOUR = Similarity(False, True, True, True)
+FILL = Similarity(False, False, False, True)
+SIZE = Similarity(False, False, True, False)
+
+
+class Strategies(NamedTuple):
+    """A mode: every colour space with every k (the scale of the initial regions) and every similarity."""
+
+    spaces: tuple[str, ...]
+    scales: tuple[int, ...]
+    similarities: tuple[Similarity, ...]
+
+
+MODES = {
+    "single": Strategies(("hsv",), (100,), (ALL,)),
+    "fast": Strategies(("hsv", "lab"), (50, 100), (ALL, WITHOUT_COLOUR)),
+    "quality": Strategies(
+        ("hsv", "lab", "rgi", "hue", "intensity"), (50, 100, 150, 300), (ALL, WITHOUT_COLOUR, FILL, SIZE)
+    ),
+}
 
 
 @dataclass(frozen=True)
 class SelectiveSearchOptions:
-    """Settings of Selective Search (section 1 of the lineage).
+    """Settings of Selective Search.
 
     Attributes:
-        mode: "single", "fast" or "quality": how many strategies run.
+        mode: which strategies run: "single" (one), "fast" (8) or "quality" (80).
         sigma: of the Gaussian that smooths the image before it is cut into initial regions, in pixels.
         min_side: regions with a shorter side are dropped, in pixels of the image that is searched.
         width: the image is resized to this width first, as R-CNN did to 500; None for its own.
@@ -40,8 +76,8 @@ class SelectiveSearchOptions:
 class SelectiveSearch(RegionMethod):
     """Selective Search with its options; called with pixels [H, W, 3] it gives regions [N, 4], best first."""
 
-    def __init__(self, options: SelectiveSearchOptions = SelectiveSearchOptions(), *, count: int | None = None) -> None:
-        self.options, self.count = options, count
+    def __init__(self, options: SelectiveSearchOptions | None = None, *, count: int | None = None) -> None:
+        self.options, self.count = options or SelectiveSearchOptions(), count
 
     @property
     def key(self) -> str:
@@ -51,11 +87,45 @@ class SelectiveSearch(RegionMethod):
         return f"selective-search-{self.options.mode}-{digest}"
 
     def search(self, pixels: np.ndarray) -> np.ndarray:
-        """All regions float32 [N, 4] of an image uint8 RGB [H, W, 3]; a grid of windows until the kernels are here."""
-        height, width = pixels.shape[:2]
-        boxes = []
-        for part in (1, 2, 4, 8):
-            for y in np.arange(0, part - 0.5, 0.5):
-                for x in np.arange(0, part - 0.5, 0.5):
-                    boxes.append((x * width / part, y * height / part, (x + 1) * width / part, (y + 1) * height / part))
-        return np.asarray(boxes, np.float32).clip(0, [width, height, width, height]).astype(np.float32)
+        """All regions float32 [N, 4] of an image uint8 RGB [H, W, 3], in its pixels, best first."""
+        boxes = rank(hierarchies(pixels, MODES[self.options.mode], self.options.sigma), self.options)
+        return boxes.astype(np.float32)
+
+
+def hierarchies(image: np.ndarray, strategies: Strategies, sigma: float) -> list[np.ndarray]:
+    """The boxes int32 [2R - 1, 4] of each strategy's regions: its R initial ones first, the whole image last.
+
+    Args:
+        image: [H, W, 3] uint8 RGB.
+        strategies: their product is run, over threads.
+        sigma: of the smoothing, in pixels.
+    """
+    edges: dict[str, kernels.Edges] = {}
+    numbers: dict[str, np.ndarray] = {}
+    found: dict[tuple[str, int], list[np.ndarray]] = {}
+
+    def prepare(space: str) -> None:
+        planes = kernels.convert(image, space)
+        edges[space] = kernels.sorted_edges(kernels.smooth(planes, sigma))
+        numbers[space] = kernels.bin_numbers(planes)
+
+    def grow(k: int, space: str) -> None:
+        regions = kernels.segment(edges[space], k, k)
+        looks = kernels.histograms(regions, numbers[space])
+        found[space, k] = [kernels.group(regions, looks, **terms._asdict()) for terms in strategies.similarities]
+
+    run = kernels.array_form().run
+    run([(prepare, space) for space in strategies.spaces])
+    run([(grow, k, space) for k in strategies.scales for space in strategies.spaces])
+    return [boxes for space in strategies.spaces for k in strategies.scales for boxes in found[space, k]]
+
+
+def rank(hierarchies: list[np.ndarray], options: SelectiveSearchOptions) -> np.ndarray:
+    """The boxes int32 [N, 4] of all hierarchies, each once, ranked by position times a random number (section 3.3)."""
+    boxes = np.concatenate(hierarchies)
+    position = np.concatenate([np.arange(len(found), 0, -1) for found in hierarchies])
+    order = np.argsort(np.random.default_rng(options.seed).random(len(boxes)) * position)
+    boxes = boxes[order]
+    boxes = boxes[(boxes[:, 2:] - boxes[:, :2]).min(1) >= options.min_side]
+    first = np.unique(boxes.astype(np.uint16).view(np.uint64)[:, 0], return_index=True)[1]
+    return boxes[np.sort(first)]

@@ -5,10 +5,14 @@ Importing this raises ImportError where numba is missing; `rcnn.kernels.forms` t
 
 from __future__ import annotations
 
+from rcnn.kernels.cpu.colour import bin_numbers, convert, smooth
+from rcnn.kernels.cpu.grouping import group, histograms
 from rcnn.kernels.cpu.matching import match
 from rcnn.kernels.cpu.nms import nms
 from rcnn.kernels.cpu.roi_align import roi_align, roi_align_backward
 from rcnn.kernels.cpu.roi_pool import roi_pool, roi_pool_backward
+from rcnn.kernels.cpu.segmentation import segment, sorted_edges
+from rcnn.kernels.cpu.threads import run
 from rcnn.kernels.cpu.warp import warp
 from rcnn.kernels.cpu.weighted_rows import gram_product, row_sum
 
@@ -22,4 +26,12 @@ __all__ = [
     "warp",
     "row_sum",
     "gram_product",
+    "convert",
+    "smooth",
+    "bin_numbers",
+    "sorted_edges",
+    "segment",
+    "histograms",
+    "group",
+    "run",
 ]

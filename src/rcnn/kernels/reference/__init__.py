@@ -1,11 +1,17 @@
-"""The kernels in plain torch: short, slow, on every device; what the fast forms must equal."""
+"""The kernels in plain torch or numpy: short, slow, on every device; what the fast forms must equal."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+from rcnn.kernels.reference.colour import bin_numbers, convert, smooth
+from rcnn.kernels.reference.grouping import group, histograms
 from rcnn.kernels.reference.matching import match
 from rcnn.kernels.reference.nms import nms
 from rcnn.kernels.reference.roi_align import roi_align, roi_align_backward
 from rcnn.kernels.reference.roi_pool import roi_pool, roi_pool_backward
+from rcnn.kernels.reference.segmentation import segment, sorted_edges
 from rcnn.kernels.reference.warp import warp
 from rcnn.kernels.reference.weighted_rows import gram_product, row_sum
 
@@ -19,4 +25,18 @@ __all__ = [
     "warp",
     "row_sum",
     "gram_product",
+    "convert",
+    "smooth",
+    "bin_numbers",
+    "sorted_edges",
+    "segment",
+    "histograms",
+    "group",
+    "run",
 ]
+
+
+def run(tasks: Sequence[tuple[Any, ...]]) -> None:
+    """Calls each task, a function followed by its arguments, one after the other."""
+    for function, *arguments in tasks:
+        function(*arguments)
