@@ -52,6 +52,9 @@ COMMANDS = {
 
 INTERRUPTED = 130  # what shells give for a process that SIGINT ended
 
+# The shell sets the variable when it asks which words may follow; the options set that up. See `completion`.
+COMPLETION, COMPLETION_OPTIONS = "_RCNN_COMPLETE", ("--install-completion", "--show-completion")
+
 GLOBAL_OPTIONS = "Every command also takes --quiet (results only, no progress) and --debug (tracebacks)."
 
 
@@ -94,6 +97,10 @@ def _without(flag: str, words: list[str]) -> tuple[list[str], bool]:
 
 def _run(words: list[str]) -> int:
     """Finds and runs the command that `words` name; raises whatever goes wrong."""
+    if COMPLETION in os.environ or (words and words[0] in COMPLETION_OPTIONS):
+        from rcnn.cli.completion import answer
+
+        return answer(words, COMMANDS)
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0
@@ -122,7 +129,8 @@ def _overview() -> str:
             "",
             *lines,
             "",
-            "`rcnn COMMAND --help` says what a command takes; `rcnn --version` prints the version.",
+            "`rcnn COMMAND --help` says what a command takes; `rcnn --version` prints the version;",
+            "`rcnn --install-completion` lets your shell complete commands and options.",
             GLOBAL_OPTIONS,
             "Exit codes: 0 success, 1 a failure, 2 something in the call or its files to put right.",
         ]

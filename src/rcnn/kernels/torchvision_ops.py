@@ -42,10 +42,11 @@ def nms(
     if images * candidates == 0:
         return valid.new_zeros((images, capacity), dtype=torch.int64), valid.new_zeros(images, dtype=torch.int64)
     together = max(1, _AT_ONCE // candidates)
-    columns = (boxes, scores, valid, torch.zeros_like(valid, dtype=torch.int64) if groups is None else groups)
-    parts = zip(*(column.split(together) for column in columns), strict=True)
+    groups = torch.zeros_like(valid, dtype=torch.int64) if groups is None else groups
+    parts = (slice(first, first + together) for first in range(0, images, together))
     order = scores.argsort(dim=1, descending=True, stable=True)  # [B, N]
-    kept = torch.cat([_survivors(*part, threshold) for part in parts]).gather(1, order)  # [B, N], best first
+    kept = torch.cat([_survivors(boxes[i], scores[i], valid[i], groups[i], threshold) for i in parts])  # [B, N]
+    kept = kept.gather(1, order)  # best first
     # The kept move to the front of their row; what is not kept, or beyond the capacity, falls into one more column.
     place = torch.where(kept, kept.cumsum(1) - 1, capacity).clamp(max=capacity)
     index = order.new_zeros((images, capacity + 1)).scatter_(1, place, order)[:, :capacity]
