@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rcnn.errors import RCNNError
-from rcnn.heads.svm_solver import Loss, fit
+from rcnn.heads.svm_solver import fit
 
 __all__ = ["NORM", "HardNegativeMining", "LinearSVMs", "fit"]
 
@@ -62,7 +62,7 @@ class HardNegativeMining:
 
     Args:
         svms: are filled; their norm must have been set.
-        C, positive_weight, bias_scale, loss: see `fit`.
+        C, positive_weight, bias_scale: see `fit`.
         hard: score above which a negative is hard.
         evict: score below which a remembered negative is forgotten.
         retrain: new negatives of a class after which it is fitted anew.
@@ -75,14 +75,13 @@ class HardNegativeMining:
         C: float = 1e-3,
         positive_weight: float = 2.0,
         bias_scale: float = 10.0,
-        loss: Loss = "squared_hinge",
         hard: float = -1.0001,
         evict: float = -1.2,
         retrain: int = 2000,
     ) -> None:
         self.svms = svms
         self.hard, self.evict, self.retrain = hard, evict, retrain
-        self._settings = {"C": C, "positive_weight": positive_weight, "bias_scale": bias_scale, "loss": loss}
+        self._settings = {"C": C, "positive_weight": positive_weight, "bias_scale": bias_scale}
         classes, channels = svms.weight.shape
         self._count = 0
         self._features = svms.weight.new_empty(0, channels)  # [capacity, D], scaled
