@@ -66,6 +66,7 @@ class FrozenBatchNorm(nn.Module):
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.eps = eps
+        self.folded = False  # whether the convolution before does the work
         self.register_buffer("weight", torch.ones(channels))
         self.register_buffer("bias", torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
@@ -75,10 +76,16 @@ class FrozenBatchNorm(nn.Module):
         state_dict.pop(f"{prefix}num_batches_tracked", None)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift, [C] each."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
+
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to the same shape; the backward pass keeps no activation."""
-        scale = self.weight * (self.running_var + self.eps).rsqrt()  # [C]
-        shift = self.bias - self.running_mean * scale
+        if self.folded:
+            return x
+        scale, shift = self.affine()
         return torch.addcmul(shift.to(x.dtype)[:, None, None], x, scale.to(x.dtype)[:, None, None])
 
     def extra_repr(self) -> str:

@@ -18,6 +18,7 @@ from torchvision import models as tv
 
 from rcnn.backbones import alexnet, mobilenet, resnet, squeezenet, vgg, zf
 from rcnn.backbones.backbone import Backbone, Tap, Trunk
+from rcnn.backbones.folding import fold_norms
 from rcnn.backbones.fpn import FPN
 from rcnn.backbones.norm import NORMS, NormLayer, ValidRegion, add_norms, assign_strides, mask_poolings, norm_layer
 from rcnn.backbones.weights import Loaded, WeightsEntry, caffe_entry, find, load, torchvision_entry
@@ -321,6 +322,7 @@ def _assemble(
             assign_strides(outer, stride)
     if backbone.head is not None:
         assign_strides(backbone.head, after)
+    fold_norms(backbone)
     return backbone
 
 
