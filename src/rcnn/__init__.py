@@ -1,4 +1,4 @@
-"""The R-CNN family of detectors, in one coherent library: `create, load, train, evaluate, predict`.
+"""The R-CNN family of detectors, in one coherent library: `create, load, train, evaluate, predict, propose`.
 
 Importing `rcnn` imports nothing else: each name below is fetched from its room when it is first used, so
 `import rcnn` is instant and no setting of the process changes.
@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rcnn.api import evaluate, predict, train
+    from rcnn.api import evaluate, predict, propose, train
     from rcnn.data import open_dataset
     from rcnn.detectors import Detections, compress, create, load, save
     from rcnn.errors import RCNNError, UserError
@@ -29,6 +29,7 @@ __all__ = [
     "load",
     "open_dataset",
     "predict",
+    "propose",
     "save",
     "train",
     "tune_process",
@@ -44,6 +45,7 @@ _ROOMS = {
     "train": "rcnn.api",
     "evaluate": "rcnn.api",
     "predict": "rcnn.api",
+    "propose": "rcnn.api",
     "open_dataset": "rcnn.data",
     "tune_process": "rcnn.process",
     "RCNNError": "rcnn.errors",

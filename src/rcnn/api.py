@@ -1,4 +1,4 @@
-"""What Python programs call, the same as the commands: `rcnn.train`, `rcnn.evaluate`, `rcnn.predict`."""
+"""What Python programs call, the same as the commands: `rcnn.train`, `evaluate`, `predict`, `propose`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from typing import Any
 from rcnn import training
 from rcnn.data import Dataset
 from rcnn.detectors import Detections, Detector, load
-from rcnn.detectors.base import Source
+from rcnn.detectors.base import Source, pixels_of
+from rcnn.detectors.proposing import region_method
 from rcnn.errors import RCNNError
 from rcnn.evaluation import Result, evaluate_model
+from rcnn.proposals import FoundRegions
 from rcnn.report import report_run
 from rcnn.training import TrainingResult
 
-__all__ = ["evaluate", "predict", "train"]
+__all__ = ["evaluate", "predict", "propose", "train"]
 
 
 @functools.wraps(training.train)
@@ -64,3 +66,31 @@ def predict(
     """Detections of each image by a model, or by the model of a run or model folder; see `Detector.predict`."""
     detector = model if isinstance(model, Detector) else load(model)
     return detector.predict(images, score=score, batch_size=batch_size)
+
+
+def propose(
+    image: Source,
+    method: str | Path = "selective-search",
+    mode: str = "fast",
+    *,
+    count: int | None = None,
+    **settings: Any,
+) -> FoundRegions:
+    """Regions of an image that may hold objects; see `rcnn propose`.
+
+    Args:
+        image: a path, PIL image, numpy [H, W, 3] uint8 RGB, or tensor [3, H, W] (uint8 0–255 or floating 0–1).
+        method: "selective-search", or the folder of a run or model with a region proposal network.
+        mode: of Selective Search: "fast", "quality" or "single".
+        count: the most regions; None for all.
+        settings: further ones of `SelectiveSearchOptions`: `sigma`, `min_side`, `width`, `seed`.
+
+    Returns:
+        Their numpy `boxes` [N, 4] in pixels of the original image, best first.
+
+    Raises:
+        UserError: the image cannot be read, or the method or a setting is unknown.
+    """
+    finder = region_method(method, count=count, mode=mode, **settings)
+    name, pixels = pixels_of(image)
+    return FoundRegions(finder(pixels), name, pixels)

@@ -44,6 +44,7 @@ COMMANDS = {
     "doctor": "Versions, devices, what does not fit together, and the fix for each.",
     "models": "Systems and backbones, with their parameters and weights.",
     "data": "Data sets: info, check, convert.",
+    "propose": "Find regions that may hold objects: Selective Search, or a model's own.",
     "train": "Train a detector on your data.",
     "eval": "Evaluate a trained detector by COCO's or VOC's protocol.",
     "predict": "Detect objects in images.",

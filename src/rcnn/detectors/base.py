@@ -162,7 +162,7 @@ class Detector(nn.Module):
         """Like `predict`, giving (index, detections) as they are done; holds few images at a time."""
         waiting: dict[tuple[int, int], list[_Waiting]] = {}
         for index, (source, around) in enumerate(_paired(images, regions)):
-            name, pixels = _read(source)
+            name, pixels = pixels_of(source)
             if around is None and self.region_method is not None:
                 around = self.region_method(pixels)
             resized = resize(pixels, *self.detection_size)  # [3, h, w]
@@ -287,7 +287,7 @@ def _as_boxes(regions: np.ndarray) -> np.ndarray:
     return boxes
 
 
-def _read(source: Source) -> tuple[str, np.ndarray]:
+def pixels_of(source: Source) -> tuple[str, np.ndarray]:
     """A name for messages and [H, W, 3] uint8 RGB pixels of whatever the user gave."""
     if isinstance(source, str | Path):
         return str(source), read_image(source)

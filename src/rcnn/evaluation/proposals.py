@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,6 +35,16 @@ class ProposalResult:
     recall: np.ndarray
     mabo: np.ndarray
     average: np.ndarray
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: `counts`, `average`, `mabo`, and `recall` by threshold; None where not known."""
+
+        def plain(values: np.ndarray) -> list[float | None]:
+            return [None if np.isnan(value) else round(value, 5) for value in values.tolist()]
+
+        recall = {f"{t:g}": plain(column) for t, column in zip(self.thresholds, self.recall.T, strict=True)}
+        average = [round(value, 2) for value in self.average.tolist()]
+        return {"counts": self.counts.tolist(), "average": average, "mabo": plain(self.mabo), "recall": recall}
 
 
 def proposal_recall(

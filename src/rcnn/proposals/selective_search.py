@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from rcnn import kernels
+from rcnn.errors import UserError, nearest
 from rcnn.proposals.method import RegionMethod
 
 # Part of every key: raise it when the same settings find other regions.
@@ -72,6 +75,15 @@ class SelectiveSearchOptions:
     width: int | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise UserError(f"Selective Search has no mode '{self.mode}'{nearest(self.mode, MODES)}")
+        for name in ("sigma", "min_side", "seed"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"Selective Search's {name} = {getattr(self, name)}: expected a number from 0 on")
+        if self.width is not None and self.width < 1:
+            raise UserError(f"Selective Search's width = {self.width}: expected pixels from 1 on, or None")
+
 
 class SelectiveSearch(RegionMethod):
     """Selective Search with its options; called with pixels [H, W, 3] it gives regions [N, 4], best first."""
@@ -88,8 +100,11 @@ class SelectiveSearch(RegionMethod):
 
     def search(self, pixels: np.ndarray) -> np.ndarray:
         """All regions float32 [N, 4] of an image uint8 RGB [H, W, 3], in its pixels, best first."""
-        boxes = rank(hierarchies(pixels, MODES[self.options.mode], self.options.sigma), self.options)
-        return boxes.astype(np.float32)
+        options, (height, width) = self.options, pixels.shape[:2]
+        searched = pixels if options.width in (None, width) else _at_width(pixels, options.width)
+        boxes = rank(hierarchies(searched, MODES[options.mode], options.sigma), options.min_side, options.seed)
+        scale = np.array([width / searched.shape[1], height / searched.shape[0]] * 2, np.float32)
+        return boxes.astype(np.float32) * scale
 
 
 def hierarchies(image: np.ndarray, strategies: Strategies, sigma: float) -> list[np.ndarray]:
@@ -120,12 +135,23 @@ def hierarchies(image: np.ndarray, strategies: Strategies, sigma: float) -> list
     return [boxes for space in strategies.spaces for k in strategies.scales for boxes in found[space, k]]
 
 
-def rank(hierarchies: list[np.ndarray], options: SelectiveSearchOptions) -> np.ndarray:
-    """The boxes int32 [N, 4] of all hierarchies, each once, ranked by position times a random number (section 3.3)."""
+def rank(hierarchies: list[np.ndarray], min_side: float, seed: int) -> np.ndarray:
+    """The boxes int32 [N, 4] of all hierarchies [2R - 1, 4], each once, those with a shorter side than `min_side` not.
+
+    They are ranked by position in the hierarchy, counted from the whole image, times a random number (Uijlings et al.
+    2013, section 3.3): else the large ones of all strategies would come first.
+    """
     boxes = np.concatenate(hierarchies)
     position = np.concatenate([np.arange(len(found), 0, -1) for found in hierarchies])
-    order = np.argsort(np.random.default_rng(options.seed).random(len(boxes)) * position)
-    boxes = boxes[order]
-    boxes = boxes[(boxes[:, 2:] - boxes[:, :2]).min(1) >= options.min_side]
-    first = np.unique(boxes.astype(np.uint16).view(np.uint64)[:, 0], return_index=True)[1]
-    return boxes[np.sort(first)]
+    rank = np.random.default_rng(seed).random(len(boxes)) * position
+    kept = np.flatnonzero((boxes[:, 2:] - boxes[:, :2]).min(1) >= min_side)
+    boxes = boxes[kept[np.argsort(rank[kept], kind="stable")]]
+    # The four corners of a box as one number; of equal ones `unique` gives the first, which has the best rank.
+    key = boxes.astype(np.uint16).view(np.uint64)[:, 0]
+    return boxes[np.sort(np.unique(key, return_index=True)[1])]
+
+
+def _at_width(pixels: np.ndarray, width: int) -> np.ndarray:
+    """The image [H, W, 3] at another width, its sides in the same proportion."""
+    height = max(1, round(pixels.shape[0] * width / pixels.shape[1]))
+    return np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
