@@ -73,7 +73,7 @@ class Tiny(Detector):
             "hits": target.sum(),
         }
 
-    def detect(self, images, proposals=None, *, score=None, capacity=2048):
+    def examine(self, images, proposals=None):
         scores = self.cells(images).sigmoid()  # [B, K, h, w]
         best, label = scores.flatten(2).max(1)  # [B, h·w]
         rows, columns = torch.meshgrid(torch.arange(scores.shape[2]), torch.arange(scores.shape[3]), indexing="ij")
@@ -81,12 +81,16 @@ class Tiny(Detector):
         boxes = torch.cat([corner, corner + SIDE], 1).expand(len(images), -1, -1)
         order = best.argsort(1, descending=True)
         kept = best.gather(1, order)
-        return DetectionBatch(
-            boxes.gather(1, order[..., None].expand(-1, -1, 4)),
-            kept,
-            torch.where(kept >= (score or 0), label.gather(1, order), -1),
-            torch.zeros(len(images), dtype=torch.bool),
-        )
+
+        def pick(score=None, capacity=2048):
+            return DetectionBatch(
+                boxes.gather(1, order[..., None].expand(-1, -1, 4)),
+                kept,
+                torch.where(kept >= (score or 0), label.gather(1, order), -1),
+                torch.zeros(len(images), dtype=torch.bool),
+            )
+
+        return pick
 
 
 def install(**traits):

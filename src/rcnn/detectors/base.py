@@ -9,7 +9,6 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,7 +37,7 @@ CAPACITY = 4096
 class Detector(nn.Module):
     """A trained or trainable detector of named classes.
 
-    Subclasses build their parts and write `losses` and `examine` (or `detect` itself); users call `predict`.
+    Subclasses build their parts and write `losses` and `examine`; users call `predict`.
 
     Attributes:
         system: its name, such as "faster-rcnn/resnet18-fpn".
@@ -93,8 +92,8 @@ class Detector(nn.Module):
         return self.examine(images, proposals)(score=score, capacity=capacity)
 
     def examine(self, images: ImageBatch, proposals: Proposals | None = None) -> Callable[..., DetectionBatch]:
-        """The networks' part of `detect`: what is returned takes `score` and `capacity`, and may be called again."""
-        return partial(self.detect, images, proposals)
+        """The networks' part of `detect`: what it returns takes `score` and `capacity`, and may be called again."""
+        raise NotImplementedError
 
     @property
     def region_method(self) -> RegionMethod | None:
