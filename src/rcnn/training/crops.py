@@ -229,7 +229,8 @@ class _Steps(TorchDataset):
             if not probability:
                 continue
             words = counter_words(counter_seed(self.seed, _FLIP, step, self.rank, axis), len(crops))
-            rows = torch.from_numpy(np.flatnonzero(words < np.uint64(int(probability * (2**64 - 1)))))
+            chances = (words >> np.uint64(11)) * 2.0**-53  # in [0, 1)
+            rows = torch.from_numpy(np.flatnonzero(chances < probability))
             crops[rows] = crops[rows].flip(dim)
             places[rows, axis], places[rows, axis + 2] = size - places[rows, axis + 2], size - places[rows, axis]
 
