@@ -86,3 +86,17 @@ def test_a_grid_holds_every_picture_whole():
     assert sheet.size == (2 * 54 + 4, 2 * 54 + 4)
     red = pixels(sheet, (200, 0, 0)).sum()
     assert red == 50 * 25 + 25 * 50 + 50 * 50
+
+
+def test_in_a_crowd_labels_leave_most_of_the_picture_to_be_seen():
+    random = np.random.default_rng(0)
+    corner = random.uniform((0, 0), (600, 440), (150, 2))
+    boxes = np.concatenate((corner, corner + random.uniform(20, 60, (150, 2))), 1)
+    image = np.full((480, 640, 3), 90, np.uint8)
+    labels = random.integers(0, 3, 150)
+    seen = pixels(draw_boxes(image, boxes, labels, random.random(150), CLASSES), (90, 90, 90)).mean()
+    outlines = pixels(draw_marks(image, [Mark(box, "", (255, 0, 0)) for box in boxes]), (90, 90, 90)).mean()
+    assert seen > 0.65 * outlines
+    few = draw_boxes(image, boxes[:3], labels[:3], None, CLASSES)
+    all_three = [pixels(few, class_colour(int(k))).any() for k in labels[:3]]
+    assert all(all_three)

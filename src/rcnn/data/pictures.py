@@ -29,6 +29,9 @@ _PALETTE: tuple[Colour, ...] = (
     (86, 108, 148),
 )
 _GOLDEN_RATIO = 0.618034
+# Of a picture's area. Labels that would fill more shrink, and those that find no free place are left out: the colours
+# still tell, where the labels would hide what they name.
+_CROWDED = 0.2
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,9 @@ def draw_marks(image: np.ndarray | Image.Image, marks: Sequence[Mark], *, scale:
     line = max(2, round(side / 220))
     font = ImageFont.load_default(size=min(max(side / 30, 11), 44))
     draw = ImageDraw.Draw(picture)
+    filled = sum(width * height for width, height in (_room(draw, mark.text, font, line)[:2] for mark in marks))
+    if crowded := filled > _CROWDED * picture.width * picture.height:
+        font = ImageFont.load_default(size=min(max(side / 48, 9), 28))
     scaled = [
         (tuple(float(v) * scale for v in mark.box), mark)
         for mark in marks
@@ -104,7 +110,7 @@ def draw_marks(image: np.ndarray | Image.Image, marks: Sequence[Mark], *, scale:
     taken: list[tuple[float, float, float, float]] = []
     for box, mark in scaled:
         if mark.text:
-            taken.append(_label(draw, box, mark, font, line, taken))
+            taken += _label(draw, box, mark, font, line, taken, must=not crowded)
     return picture
 
 
@@ -153,25 +159,41 @@ def _label(
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     line: int,
     taken: Sequence[tuple[float, float, float, float]],
-) -> tuple[float, float, float, float]:
-    """Draws the label where it fits and covers no other: above the box, inside its top, below it; says where."""
+    *,
+    must: bool,
+) -> list[tuple[float, float, float, float]]:
+    """Draws the label where it fits and covers no other: above the box, inside its top, below it; says where.
+
+    Where there is no such place, it is drawn all the same if it `must` be.
+    """
     x1, y1, _, y2 = box
-    length = draw.textlength(mark.text, font=font)
-    capital = font.getbbox("A")
-    pad = max(4, 2 * line)  # below the line it also holds what descends
-    width, height = length + 2 * pad, capital[3] - capital[1] + 2 * pad
+    width, height, pad, rise = _room(draw, mark.text, font, line)
     limit_x, limit_y = draw.im.size[0] - width, draw.im.size[1] - height
     places = [(x1, y1 - height), (x1, y1), (x1, y2), (x1, y2 - height)]
     rooms = []
     for x, y in places:
         left, top = round(min(max(x, 0), max(limit_x, 0))), round(min(max(y, 0), max(limit_y, 0)))
         rooms.append((left, top, left + width, top + height))
-    room = next((r for r in rooms if not any(_touch(r, other) for other in taken)), rooms[0])
+    free = [room for room in rooms if not any(_touch(room, other) for other in taken)]
+    if not free and not must:
+        return []
+    room = (free or rooms)[0]
     draw.rounded_rectangle(room, radius=line, fill=mark.colour, outline=(20, 20, 20), width=1)
     luminance = np.dot(mark.colour, (0.299, 0.587, 0.114))
     ink = (16, 16, 16) if luminance > 140 else (255, 255, 255)
-    draw.text((room[0] + pad, room[1] + pad - capital[1]), mark.text, fill=ink, font=font)
-    return room
+    draw.text((room[0] + pad, room[1] + pad - rise), mark.text, fill=ink, font=font)
+    return [room]
+
+
+def _room(
+    draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, line: int
+) -> tuple[float, float, float, float]:
+    """Width and height of a label in pixels, the space around its text, and how far the text's top lies below y."""
+    if not text:
+        return 0.0, 0.0, 0.0, 0.0
+    capital = font.getbbox("A")
+    pad = max(4, 2 * line)  # below the line it also holds what descends
+    return draw.textlength(text, font=font) + 2 * pad, capital[3] - capital[1] + 2 * pad, pad, capital[1]
 
 
 def _touch(a: Sequence[float], b: Sequence[float]) -> bool:
