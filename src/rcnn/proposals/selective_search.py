@@ -94,7 +94,8 @@ class SelectiveSearch(RegionMethod):
     @property
     def key(self) -> str:
         """A digest of the settings and of the algorithm's version."""
-        settings = repr(sorted(dataclasses.asdict(self.options).items()))
+        settings = sorted(dataclasses.asdict(self.options).items())
+        settings = [(name, float(value) if isinstance(value, int) else value) for name, value in settings]  # 20 is 20.0
         digest = hashlib.sha256(f"selective-search {VERSION} {settings}".encode()).hexdigest()[:16]
         return f"selective-search-{self.options.mode}-{digest}"
 
