@@ -12,7 +12,7 @@ from rcnn import cli
 from rcnn.detectors import to_mapping
 from rcnn.detectors.registry import SYSTEMS
 from rcnn.training import reading
-from rcnn.training.presets import AUGMENTATIONS, training_presets
+from rcnn.training.presets import AUGMENTATIONS, presets
 from rcnn.training.recipe import TrainSettings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,7 +48,7 @@ SYSTEM_PAGES = [name for name in SYSTEMS if (ROOT / "docs" / f"{name}.md").exist
 def settings_of(system, recipe, strides):
     """Every setting's value in a recipe by its dotted key."""
     train = to_mapping(TrainSettings())
-    for layer in training_presets(f"{system}/resnet18", recipe, ""):
+    for layer in presets(f"{system}/resnet18", recipe, "", ""):
         train |= layer.get("train", {})
     model = to_mapping(SYSTEMS[system].presets[recipe](strides))
     values = reading.flat({"model": model, "train": train, "augment": to_mapping(AUGMENTATIONS[recipe])})

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rcnn.structures import GroundTruth, ImageBatch, padded
+from rcnn.structures import Batch, GroundTruth, ImageBatch, Proposals, padded
 
 
 @given(st.integers(1, 5000))
@@ -23,3 +23,15 @@ def test_padded_and_ignored_objects_are_not_real():
     truth = GroundTruth(torch.zeros(1, 3, 4), torch.tensor([[2, 0, -1]]), torch.tensor([[False, True, False]]))
     assert truth.real.tolist() == [[True, False, False]]
     assert truth.to("cpu").real.tolist() == [[True, False, False]]
+
+
+def test_a_batch_moves_with_its_proposals_or_without():
+    images = ImageBatch(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.tensor([[32.0, 32.0]]))
+    truth = GroundTruth(torch.zeros(1, 1, 4), torch.tensor([[-1]]), torch.zeros(1, 1, dtype=torch.bool))
+    proposals = Proposals(torch.zeros(1, 64, 4), torch.zeros(1, 64), torch.zeros(1, 64, dtype=torch.bool))
+    moved = Batch(images, truth, ("x",), proposals).to("meta")
+    assert moved.names == ("x",)
+    assert {moved.images.pixels.device.type, moved.truth.boxes.device.type, moved.proposals.boxes.device.type} == {
+        "meta"
+    }
+    assert Batch(images, truth).to("meta").proposals is None

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rcnn.data.collate import capacity, collate, collate_truths
+from rcnn.data.collate import capacity, collate, collate_regions, collate_truths
 from rcnn.data.dataset import Truth
 from rcnn.data.loader import TrainLoader, eval_batches, grouped
 from rcnn.data.seeds import permutation
@@ -238,3 +238,61 @@ def test_padded_objects_have_label_minus_one_and_count_as_not_real():
 
 def test_capacity_is_one_for_none_then_powers_of_two_from_four():
     assert [capacity(n) for n in (0, 1, 4, 5, 8, 9, 100)] == [1, 4, 4, 8, 8, 16, 128]
+
+
+def regions_of(dataset, index):
+    """The image's objects, then its lower right quarter, then what lies outside of it."""
+    height, width = dataset.size(index)
+    more = [[width / 2, height / 2, width, height], [width + 5, 0, width + 9, 9]]
+    return np.concatenate((dataset.truth(index).boxes, np.array(more, np.float32)))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_batches_carry_regions_through_the_augmentation(workers):
+    for batch in take(loader(regions=regions_of, workers=workers).batches(), 8):
+        assert batch.proposals.boxes.shape == (4, 64, 4)
+        assert torch.equal(batch.proposals.scores, batch.proposals.valid.float())
+        assert batch.proposals.boxes[~batch.proposals.valid].abs().max() == 0
+        for row in range(4):
+            objects = batch.truth.boxes[row][batch.truth.labels[row] >= 0]
+            regions = batch.proposals.boxes[row][batch.proposals.valid[row]]
+            assert torch.equal(regions[: len(objects)], objects), "those at the same place moved alike"
+            assert len(objects) <= len(regions) <= len(objects) + 1, "what lay outside is gone"
+
+
+def test_regions_leave_the_rest_of_a_batch_as_it_is():
+    for a, b in zip(take(loader().batches(), 6), take(loader(regions=regions_of).batches(), 6), strict=True):
+        assert_equal(a, b)
+        assert a.proposals is None
+
+
+def test_evaluation_resizes_regions_with_their_image():
+    dataset = Pictures([(40, 80)] * 4)
+    ((_, batch),) = eval_batches(dataset, short=20, long=100, batch_size=4, indices=[2, 3], regions=regions_of)
+    assert batch.proposals.valid.sum(1).tolist() == [3, 4]
+    assert batch.proposals.boxes[0, 0].tolist() == batch.truth.boxes[0, 0].tolist()
+    assert batch.proposals.boxes[0, 2].tolist() == [20, 10, 40, 20]
+
+
+@pytest.mark.parametrize(("counts", "capacity"), [((0, 0), 64), ((3, 64), 64), ((65, 1), 128), ((2000,), 2048)])
+def test_regions_are_padded_to_a_multiple_of_64(counts, capacity):
+    regions = [np.arange(4 * count, dtype=np.float32).reshape(-1, 4) for count in counts]
+    proposals = collate_regions(regions)
+    assert proposals.boxes.shape == (len(counts), capacity, 4)
+    assert proposals.valid.sum(1).tolist() == list(counts)
+    for row, own in enumerate(regions):
+        assert np.array_equal(proposals.boxes[row, : len(own)].numpy(), own)
+        assert not proposals.valid[row, len(own) :].any()
+
+
+def test_a_batch_draws_its_shorter_side_and_the_longest_follows():
+    sides = (16, 32, 48)
+    scaled = loader(
+        Pictures([(40, 40), (20, 80)] * 4), batch_size=2, augmentation=Augmentation(flip=0.0, shorter_sides=sides)
+    )
+    drawn = [batch.images.sizes for batch in take(scaled.batches(), 40)]
+    squares = {tuple(size) for sizes in drawn for size in sizes.tolist() if size[0] == size[1]}
+    assert squares == {(16, 16), (32, 32), (48, 48)}
+    # 20 × 80 pixels are held back by the longest side: 64 at a shorter side of 32, and in proportion.
+    wide = {tuple(size) for sizes in drawn for size in sizes.tolist() if size[0] != size[1]}
+    assert wide == {(8, 32), (16, 64), (24, 96)}

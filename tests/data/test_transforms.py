@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rcnn.data.dataset import Truth
-from rcnn.data.transforms import Augmentation, resize, resize_truth, resized_size
+from rcnn.data.transforms import Augmentation, resize, resize_regions, resize_truth, resized_size
 from rcnn.errors import UserError
 
 EVERYTHING = Augmentation(flip=0.5, vertical_flip=0.5, photometric=0.5, iou_crop=0.7, zoom_out=0.5)
@@ -256,3 +256,44 @@ def test_presets_differ_as_their_names_say():
     assert Augmentation.none() == Augmentation(flip=0.0)
     assert Augmentation.modern().photometric > 0
     assert Augmentation.modern().scale != (1.0, 1.0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_regions_go_wherever_objects_at_the_same_place_go(seed):
+    boxes = np.array([[4, 6, 30, 28], [20, 10, 60, 44], [50, 2, 62, 12]], np.float32)
+    image = painted(48, 64, boxes.astype(int))
+    image, truth, regions = MOVING.apply_with_regions(image, truth_of(boxes), boxes, short=40, long=80, seed=seed)
+    assert np.array_equal(regions, truth.boxes)
+    assert regions.dtype == np.float32
+
+
+@given(st.integers(0, 10**6), st.integers(0, 30))
+@settings(max_examples=40, deadline=None)
+def test_regions_change_neither_the_image_nor_its_objects(seed, count):
+    rng = np.random.default_rng(seed)
+    boxes = np.array([[4, 6, 30, 28], [20, 10, 60, 44]], np.float32)
+    image = painted(48, 64, boxes.astype(int))
+    corners = rng.uniform(-20, 80, (count, 2, 2))
+    regions = np.concatenate((corners.min(1), corners.max(1)), 1).astype(np.float32).reshape(-1, 4)
+    alone, truth = EVERYTHING.apply(image, truth_of(boxes), short=40, long=80, seed=seed)
+    pixels, same, left = EVERYTHING.apply_with_regions(image, truth_of(boxes), regions, short=40, long=80, seed=seed)
+    assert torch.equal(pixels, alone)
+    assert np.array_equal(same.boxes, truth.boxes)
+    assert np.array_equal(same.ignore, truth.ignore)
+    assert len(left) <= count
+    height, width = pixels.shape[1:]
+    assert (left >= 0).all()
+    assert (left <= [width, height, width, height]).all()
+    assert ((left[:, 2:] - left[:, :2]) >= 1).all()
+
+
+def test_resized_regions_are_cut_at_the_edges_and_dropped_where_nothing_is_left():
+    regions = np.array([[-10, 5, 20, 30], [70, 0, 90, 10], [0, 0, 64, 48], [3, 3, 3.2, 40]], np.float32)
+    resized = resize_regions(regions, (48, 64), (96, 128))
+    assert resized.tolist() == [[0, 10, 40, 60], [0, 0, 128, 96]]
+
+
+@pytest.mark.parametrize("sides", [(0,), (480, -1)])
+def test_shorter_sides_are_lengths(sides):
+    with pytest.raises(UserError, match=r"augment\.shorter_sides"):
+        Augmentation(shorter_sides=sides)

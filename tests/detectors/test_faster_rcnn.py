@@ -202,3 +202,33 @@ def test_images_too_small_for_any_anchor_are_said_or_refused(tiny):
     ):
         classic.advice(np.array([[20, 96]]))
     assert tiny("modern").advice(np.array([[20, 96]])) == []
+
+
+def test_a_stage_may_ask_for_the_losses_of_one_half(tiny):
+    model, batch = tiny(), batch_of(2, 3)
+    rpn = model(batch, torch.Generator().manual_seed(0), "rpn")
+    detector = model(batch, torch.Generator().manual_seed(0), "detector")
+    both = model(batch, torch.Generator().manual_seed(0))
+    assert set(rpn) == {"loss_rpn_cls", "loss_rpn_box"}
+    assert set(detector) == {"loss_cls", "loss_box", "foreground_rois"}
+    assert set(both) == {*rpn, *detector}
+    assert all(torch.equal(detector[name], both[name]) for name in detector)
+    with pytest.raises(base.UserError, match="did you mean 'rpn'"):
+        model(batch, None, "rpm")
+
+
+def test_given_proposals_stand_in_for_the_rpns(tiny):
+    model, batch = tiny(), batch_of(2, 3)
+    features = model.backbone(batch.images)
+    own = model.rpn.propose(model.rpn(features, batch.images), batch.images, training=True)
+    expected = model(batch, torch.Generator().manual_seed(0), "detector")
+    batch.proposals = own
+    given = model(batch, torch.Generator().manual_seed(0), "detector")
+    assert all(torch.equal(expected[name], given[name]) for name in expected)
+    total(given).backward()
+    assert all(parameter.grad is None for parameter in model.rpn.parameters()), "the RPN had no part in it"
+
+    image = noise(64, 96, 1)
+    region = np.array([[10, 10, 50, 40]], np.float32)
+    found = model.predict(image, score=0.0, regions=[region])[0]
+    assert len(found) == 3, "the region, as each class"

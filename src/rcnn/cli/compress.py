@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from rcnn.data import Dataset
     from rcnn.detectors import Detector
+    from rcnn.heads import BoxHead
 
 # The head is timed on so many regions, so many times; whole images, so many of them spread over the data.
 REGIONS, ROUNDS = 2000, 5
@@ -82,7 +83,7 @@ def _figures(before: Detector, after: Detector) -> dict[str, dict[str, Any]]:
     return {
         name: {
             "parameters": parameters(model),
-            "head_parameters": parameters(model.box_head),
+            "head_parameters": parameters(_head(model)),
             "head_seconds": round(median, 5),
         }
         for name, model, median in zip(
@@ -94,13 +95,17 @@ def _figures(before: Detector, after: Detector) -> dict[str, dict[str, Any]]:
     }
 
 
+def _head(model: Detector) -> BoxHead:
+    return cast("BoxHead", model.box_head)
+
+
 def _pooled(model: Detector) -> Tensor:
     """Random pooled features [1, N, F, 1, 1] of as many regions as the head is timed on."""
     import torch
 
     from rcnn.heads.low_rank import linear_layers
 
-    first = next(iter(linear_layers(model.box_head.trunk).values()))
+    first = next(iter(linear_layers(_head(model).trunk).values()))
     return torch.rand(1, REGIONS, first.in_features, 1, 1, device=model.device)
 
 
@@ -111,7 +116,7 @@ def _run_head(model: Detector, pooled: Tensor) -> None:
     from rcnn.detectors import evaluating
 
     with evaluating(model), torch.inference_mode(), model.autocast():
-        model.box_head(pooled).logits.sum().item()  # which waits for the device
+        _head(model)(pooled).logits.sum().item()  # which waits for the device
 
 
 def _medians(calls: Sequence[Callable[[], object]], rounds: int) -> list[float]:

@@ -165,8 +165,7 @@ def fully_connected(backbone: Backbone, spp: SpatialPyramidPool, hidden: tuple[i
     if not isinstance(head, FullyConnected):
         fc = SharedFC(inputs, hidden)
         return fc, fc.channels
-    place = next(i for i, layer in enumerate(head) if isinstance(layer, nn.Linear))
-    published = head[place]
+    place, published = next((i, layer) for i, layer in enumerate(head) if isinstance(layer, nn.Linear))
     fc6 = nn.Linear(inputs, published.out_features)
     nn.init.normal_(fc6.weight, std=0.01)
     nn.init.zeros_(fc6.bias)

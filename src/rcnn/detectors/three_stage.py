@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rcnn import targets
+from rcnn.backbones import Backbone
 from rcnn.detectors.base import CAPACITY, Detector
 from rcnn.errors import UserError
 from rcnn.heads.fitted import margin_scores
@@ -59,6 +60,7 @@ class ThreeStageDetector(Detector):
     """
 
     parts = ("pretrain", "finetune")
+    backbone: Backbone
 
     def __init__(
         self, system: str, classes: Sequence[str], options: Any, *, pool5_channels: int, channels: int

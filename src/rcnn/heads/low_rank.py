@@ -33,9 +33,9 @@ def split(trunk: nn.Module, ranks: Sequence[int]) -> None:
     Raises:
         UserError: a rank that a layer cannot have, or more ranks than layers.
     """
+    layers = linear_layers(trunk)
     for name, rank in chosen(trunk, ranks).items():
-        layer = trunk.get_submodule(name)
-        trunk.set_submodule(name, _pair(layer, rank))
+        trunk.set_submodule(name, nn.Sequential(*_pair(layers[name], rank)))
 
 
 @torch.no_grad()
@@ -109,14 +109,14 @@ def _truncated(layer: nn.Linear, leading: Tensor) -> nn.Sequential:
         new.weight.copy_(values)
     if layer.bias is not None:
         pair[1].bias.copy_(layer.bias)
-    return pair
+    return nn.Sequential(*pair)
 
 
-def _pair(layer: nn.Linear, rank: int) -> nn.Sequential:
+def _pair(layer: nn.Linear, rank: int) -> tuple[nn.Linear, nn.Linear]:
     """Two new layers of the type and device of `layer`."""
     like = {"device": layer.weight.device, "dtype": layer.weight.dtype}
     first = nn.Linear(layer.in_features, rank, bias=False, **like)
-    return nn.Sequential(first, nn.Linear(rank, layer.out_features, bias=layer.bias is not None, **like))
+    return first, nn.Linear(rank, layer.out_features, bias=layer.bias is not None, **like)
 
 
 def _singular_vectors(weight: Tensor) -> tuple[Tensor, Tensor]:

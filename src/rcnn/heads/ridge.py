@@ -89,10 +89,11 @@ class RidgeSums:
             return torch.zeros(4, self._columns - 1), torch.zeros(4)
         if self._gram is not None:
             self._sum_up()
-            product, regions = self._product, self._product[-1, -1]
-            mean = product[-1, :4] / regions  # [4]
+        gram, product = self._gram, self._product
+        if gram is not None and product is not None:
+            mean = product[-1, :4] / product[-1, -1]  # [4]
             centred = product[:, :4] - product[:, 4:] * mean  # [F+1, 4]
-            solution = _solve(self._gram, strength, centred)
+            solution = _solve(gram, strength, centred)
         else:
             rows, goals = torch.cat(self._rows), torch.cat(self._goals)
             mean = goals.mean(0)
@@ -105,7 +106,7 @@ class RidgeSums:
         if not self._held:
             return
         rows, goals = torch.cat(self._rows), torch.cat(self._goals)
-        if self._gram is None:
+        if self._gram is None or self._product is None:
             self._gram = rows.new_zeros(self._columns, self._columns, dtype=torch.float64)
             self._product = rows.new_zeros(self._columns, 5, dtype=torch.float64)
         self._gram += rows.T @ rows

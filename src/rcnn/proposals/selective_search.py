@@ -102,7 +102,7 @@ class SelectiveSearch(RegionMethod):
     def search(self, pixels: np.ndarray) -> np.ndarray:
         """All regions float32 [N, 4] of an image uint8 RGB [H, W, 3], in its pixels, best first."""
         options, (height, width) = self.options, pixels.shape[:2]
-        searched = pixels if options.width in (None, width) else _at_width(pixels, options.width)
+        searched = pixels if options.width is None else _at_width(pixels, options.width)
         boxes = rank(hierarchies(searched, MODES[options.mode], options.sigma), options.min_side, options.seed)
         scale = np.array([width / searched.shape[1], height / searched.shape[0]] * 2, np.float32)
         return boxes.astype(np.float32) * scale

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 
@@ -102,7 +102,7 @@ class Engine:
             # What a later stage makes of the model is what the scheme is for, be it better or not.
             progress.best, progress.best_step, progress.waited = -1.0, -1, 0
         try:
-            self._learn(stage) if isinstance(stage, Learn) else self._work(stage)
+            self._learn(stage) if isinstance(stage, Learn) else self._work(cast(Work, stage))
         finally:
             self.reporter.stop()
         self._event("stage", name=stage.name, seconds=round(progress.stage_seconds, 1))

@@ -44,6 +44,11 @@ class Layout:
     stored: str
 
     @property
+    def about(self) -> dict[str, str | int]:
+        """What the folder's description says."""
+        return {"key": self.key, "fc7": self.fc7_width, "pool5": self.pool5_width}
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Bytes of each file of features."""
         item = np.dtype(self.stored).itemsize
@@ -73,7 +78,7 @@ class FeatureFiles:
         self.folder, self.layout = folder, layout
         with telling(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            if not self._kept():
+            if not holds(folder, layout):
                 self._begin()
             self.done = np.fromfile(folder / DONE, np.uint8).astype(bool)  # [I]
         self._starts = {
@@ -116,31 +121,20 @@ class FeatureFiles:
         mapped = np.memmap(self.folder / name, self.layout.stored, "r", shape=shape)
         return np.array(mapped[start:end], np.float32)
 
-    def _kept(self) -> bool:
-        """Whether the folder holds features of this very layout, done or under way."""
-        try:
-            about = json.loads((self.folder / ABOUT).read_text(encoding="utf-8"))
-            sizes = {name: (self.folder / name).stat().st_size for name in (FC7, POOL5, DONE)}
-        except (OSError, ValueError):
-            return False
-        return about == self._about() and sizes == {**self.layout.sizes, DONE: len(self.layout.fc7_rows)}
-
-    def _about(self) -> dict[str, str | int]:
-        return {"key": self.layout.key, "fc7": self.layout.fc7_width, "pool5": self.layout.pool5_width}
-
     def _begin(self) -> None:
         """Makes room for the features; the description comes last, so that a kill leaves nothing that looks whole."""
+        layout = self.layout
         self.remove()
-        need, free = sum(self.layout.sizes.values()), shutil.disk_usage(self.folder).free
+        need, free = sum(layout.sizes.values()), shutil.disk_usage(self.folder).free
         if need > free:
             raise RCNNError(
                 f"the features need {need / GIGA:.2f} GiB and '{self.folder}' has {free / GIGA:.2f} GiB left: make"
                 " room, store them as float16 (model.svm.stored), or take fewer regions (model.regions.count)"
             )
         try:
-            for name, size in {**self.layout.sizes, DONE: len(self.layout.fc7_rows)}.items():
+            for name, size in {**layout.sizes, DONE: len(layout.fc7_rows)}.items():
                 _reserve(self.folder / name, size)
-            write_text(self.folder / ABOUT, json.dumps(self._about()))
+            write_text(self.folder / ABOUT, json.dumps(layout.about))
         except OSError:
             self.remove()
             raise
@@ -149,6 +143,16 @@ class FeatureFiles:
         """Deletes the features."""
         for name in (ABOUT, DONE, FC7, POOL5):
             (self.folder / name).unlink(missing_ok=True)
+
+
+def holds(folder: Path, layout: Layout) -> bool:
+    """Whether the folder holds features of this very layout, done or under way."""
+    try:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        sizes = {name: (folder / name).stat().st_size for name in (FC7, POOL5, DONE)}
+    except (OSError, ValueError):
+        return False
+    return about == layout.about and sizes == {**layout.sizes, DONE: len(layout.fc7_rows)}
 
 
 def _reserve(path: Path, size: int) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -27,10 +27,11 @@ from rcnn.data.collate import collate
 from rcnn.data.dataset import Truth
 from rcnn.detectors import Detector, evaluating, to_mapping
 from rcnn.files import writing
-from rcnn.heads.ridge import CODER, RidgeSums
-from rcnn.heads.svm import HardNegativeMining
+from rcnn.heads.ridge import CODER, RidgeBoxes, RidgeSums
+from rcnn.heads.svm import HardNegativeMining, LinearSVMs
+from rcnn.structures import ImageBatch, Proposals
 from rcnn.training.crops import overlaps
-from rcnn.training.features import FeatureFiles, Layout
+from rcnn.training.features import FeatureFiles, Layout, holds
 from rcnn.training.job import Job
 
 # Their stages fit these parts of a model, and its features do not depend on them.
@@ -41,6 +42,20 @@ LATER = ("svm", "ridge", "score", "nms", "detections", "finetune", "crops")
 NORM_IMAGES = 200
 # Seconds between two saved states of a fit.
 SAVE_EVERY = 30.0
+
+
+class Fitted(Protocol):
+    """What a detector has that SVMs and box regressors are fitted for; Fast R-CNN has no `ridge`."""
+
+    svm: LinearSVMs
+    ridge: RidgeBoxes
+
+    def region_features(self, images: ImageBatch, proposals: Proposals | None) -> tuple[Tensor, Tensor]:
+        """pool5 [R, F] and fc7 [R, D] of the valid proposals."""
+
+
+def _fitted(model: Detector) -> Fitted:
+    return cast(Fitted, model)
 
 
 @dataclass
@@ -105,7 +120,7 @@ def extract_features(job: Job) -> None:
 def fit_svms(job: Job) -> None:
     """Fits the SVM of every class: all objects against the hard negatives of one pass over the images."""
     files = stored_features(job)
-    options, svm, classes = job.model.options.svm, job.model.svm, len(job.model.classes)
+    options, svm, classes = job.model.options.svm, _fitted(job.model).svm, len(job.model.classes)
     svm.set_norm(_mean_norm(files.fc7, len(files.done)))
     mining = HardNegativeMining(
         svm,
@@ -139,7 +154,7 @@ def fit_svms(job: Job) -> None:
 def fit_boxes(job: Job) -> None:
     """Fits the box regressor of every class to the regions that overlap an object of it enough."""
     files = stored_features(job)
-    options, ridge, classes = job.model.options.ridge, job.model.ridge, len(job.model.classes)
+    options, ridge, classes = job.model.options.ridge, _fitted(job.model).ridge, len(job.model.classes)
     labels, goals = [], []  # [r] and [r, 4] of each image's stored rows
     for _, rows in _all_rows(job):
         boxes, objects = (torch.from_numpy(part[rows.near]) for part in (rows.boxes, rows.goals))
@@ -200,7 +215,8 @@ def stored_features(job: Job) -> FeatureFiles:
     """The features of the training set by the job's model as it is now; those that are missing are made first."""
     folder = job.earlier("features")
     layout = layout_of(job)
-    job.say(f"features of {len(job.train_set)} images, {layout}, in '{folder}'")
+    if not holds(folder, layout):
+        job.say(f"{layout} on disk, in '{folder}'")
     files = FeatureFiles(folder, layout)
     missing = np.flatnonzero(~files.done).tolist()
     for image in missing:
@@ -223,7 +239,7 @@ def region_features(model: Detector, pixels: np.ndarray, boxes: np.ndarray) -> t
     nothing = Truth(np.empty((0, 4), np.float32), np.empty(0, np.int64), np.empty(0, bool), np.empty(0, bool), [])
     batch = collate([image], [nothing], regions=[scaled]).to(model.device)
     with evaluating(model), torch.inference_mode(), model.autocast():
-        pool5, fc7 = model.region_features(batch.images, batch.proposals)
+        pool5, fc7 = _fitted(model).region_features(batch.images, batch.proposals)
     return pool5.float(), fc7.float()
 
 

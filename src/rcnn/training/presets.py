@@ -33,11 +33,19 @@ AUGMENTATIONS = {"classic": Augmentation.classic(), "modern": Augmentation.moder
 # What a system does otherwise than the rest in a recipe. Girshick 2015, section 2.3: two images, 64 RoIs of each.
 SYSTEMS: dict[tuple[str, str], dict[str, Any]] = {("fast-rcnn", "classic"): {"batch_size": 2, "lr_batch": 2}}
 
+# What a scheme asks of the model.
+SCHEMES: dict[tuple[str, str], dict[str, Any]] = {("fast-rcnn", "svm"): {"scores": "svm"}}
+
 # What a data set asks for: a mirrored 2 is no digit.
 DATA: dict[str, dict[str, Any]] = {"digits": {"augment": {"flip": 0.0}}}
 
 
-def training_presets(system: str, recipe: str, path: str) -> list[dict[str, Any]]:
-    """What `recipe` sets for `system` ("faster-rcnn/resnet18-fpn") on the data `path`: layers, the later above."""
-    of_system = SYSTEMS.get((system.partition("/")[0], recipe), {})
-    return [{"train": RECIPES[recipe]}, {"train": of_system}, DATA.get(path, {})]
+def presets(system: str, recipe: str, scheme: str, path: str) -> list[dict[str, Any]]:
+    """What `recipe` and `scheme` set for `system` ("faster-rcnn/resnet18-fpn") on the data `path`, the later above."""
+    family = system.partition("/")[0]
+    return [
+        {"train": RECIPES[recipe]},
+        {"train": SYSTEMS.get((family, recipe), {})},
+        {"model": SCHEMES.get((family, scheme), {})},
+        DATA.get(path, {}),
+    ]

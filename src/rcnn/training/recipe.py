@@ -16,7 +16,7 @@ from rcnn.data import Augmentation
 from rcnn.detectors import to_mapping, updated
 from rcnn.errors import UserError, nearest
 from rcnn.training import reading, toml
-from rcnn.training.presets import AUGMENTATIONS, RECIPES, training_presets
+from rcnn.training.presets import AUGMENTATIONS, RECIPES, presets
 from rcnn.training.schemes import scheme_of
 from rcnn.training.stages import Learn, Stage, Work
 
@@ -206,7 +206,7 @@ def resolve(layers: Sequence[Mapping[str, Any]]) -> Recipe:
     }
     _check_names(named, parts)
     path = next((layer["data"]["path"] for layer in reversed(layers) if "path" in layer.get("data", {})), "")
-    for layer in [*training_presets(named["system"], named["recipe"], path), *layers]:
+    for layer in [*presets(named["system"], named["recipe"], named["scheme"], path), *layers]:
         for part, changes in layer.items():
             if part in PARTS:
                 parts[part] = _laid_over(parts[part], changes, part)

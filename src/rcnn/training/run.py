@@ -23,7 +23,7 @@ from rcnn.detectors import Detector, choose_device, to_mapping
 from rcnn.errors import UserError
 from rcnn.files import write_text
 from rcnn.process import cpus
-from rcnn.proposals import CachedRegions
+from rcnn.proposals import CachedRegions, FileRegions
 from rcnn.training import plan, reading
 from rcnn.training.engine import BEST, LAST, Engine
 from rcnn.training.interrupt import Interrupt, Stopped
@@ -328,6 +328,8 @@ def _regions(
         if recipe.data.regions:
             raise UserError(f"data.regions = {recipe.data.regions!r}: {recipe.system} finds its regions by itself")
         return None
+    if recipe.data.regions:
+        return FileRegions(recipe.data.regions, train_set, val_set, count=model.options.regions.count)
     return CachedRegions(model.region_method)
 
 

@@ -196,7 +196,7 @@ def _merge_small(left: np.ndarray, steps: np.ndarray, least: int, parent: np.nda
 
 
 @kernel()
-def _label(parent: np.ndarray, number: np.ndarray, labels: np.ndarray) -> int:
+def _label(parent: np.ndarray, number: np.ndarray, labels: np.ndarray) -> np.int32:
     """Numbers regions by their first pixels in labels [pixels]; returns how many there are.
 
     A root is its region's first pixel. number [pixels] is overwritten.

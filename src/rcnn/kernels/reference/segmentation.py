@@ -42,10 +42,10 @@ def sorted_edges(planes: np.ndarray) -> Edges:
 
 def segment(edges: Edges, k: float, least: int) -> Segmentation:
     """Regions from sorted edges; see `rcnn.kernels.segment`."""
-    k = np.float32(k)
+    scale = np.float32(k)
     region = list(range(edges.height * edges.width))  # which region each pixel is in
     members = [[pixel] for pixel in region]
-    limit = [k] * len(region)  # Int(C) + k / |C|
+    limit = [scale] * len(region)  # Int(C) + k / |C|
 
     def join(a: int, b: int) -> int:
         a, b = (a, b) if len(members[a]) >= len(members[b]) else (b, a)
@@ -58,7 +58,7 @@ def segment(edges: Edges, k: float, least: int) -> Segmentation:
         a, b = region[here], region[there]
         if a != b and weight <= min(limit[a], limit[b]):
             both = join(a, b)
-            limit[both] = weight + k / np.float32(len(members[both]))
+            limit[both] = weight + scale / np.float32(len(members[both]))
     for here, there, _ in _edges(edges):
         a, b = region[here], region[there]
         if a != b and min(len(members[a]), len(members[b])) < least:
