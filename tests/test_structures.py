@@ -31,7 +31,6 @@ def test_a_batch_moves_with_its_proposals_or_without():
     proposals = Proposals(torch.zeros(1, 64, 4), torch.zeros(1, 64), torch.zeros(1, 64, dtype=torch.bool))
     moved = Batch(images, truth, ("x",), proposals).to("meta")
     assert moved.names == ("x",)
-    assert {moved.images.pixels.device.type, moved.truth.boxes.device.type, moved.proposals.boxes.device.type} == {
-        "meta"
-    }
+    tensors = (moved.images.pixels, moved.truth.boxes, moved.proposals.boxes)
+    assert all(tensor.device.type == "meta" for tensor in tensors)
     assert Batch(images, truth).to("meta").proposals is None

@@ -173,6 +173,7 @@ class Augmentation:
     ) -> tuple[Tensor, Truth, np.ndarray]:
         """`apply_with_regions` with the random state at hand."""
         pixels = torch.from_numpy(image if image.flags.writeable else image.copy()).permute(2, 0, 1)
+        regions = resize_regions(regions, image.shape[:2], image.shape[:2])  # none may hang over into a wider canvas
         # Objects first, then regions: whatever moves boxes moves both.
         sample = _sample(pixels, torch.cat((torch.as_tensor(truth.boxes), torch.as_tensor(regions))))
         if _drawn(self.iou_crop):
