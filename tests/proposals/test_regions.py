@@ -48,7 +48,7 @@ def dataset(tmp_path):
         paint(root / f"JPEGImages/im{i}.png", min(i, 4))
         (root / f"Annotations/im{i}.xml").write_text(XML.format(f"im{i}"))
     (root / "ImageSets/Main/train.txt").write_text("\n".join(f"im{i}" for i in range(6)))
-    return open_dataset(root, "train")
+    return open_dataset(root)
 
 
 def paint(path, seed):
@@ -245,8 +245,8 @@ class Slow(RegionMethod):
     key = "slow"
     def search(self, pixels):
         time.sleep(0.02)
-        return np.full((20000, 4), pixels.mean(), np.float32)
-fill(CachedRegions(Slow()), open_dataset("digits", "train"), done=lambda count: print(count, flush=True))
+        return np.full((5000, 4), pixels.mean(), np.float32)
+fill(CachedRegions(Slow()), open_dataset("digits", "val"), done=lambda count: print(count, flush=True))
 """
 
 
@@ -261,15 +261,15 @@ def test_a_kill_leaves_whole_entries_and_the_next_call_goes_on():
     class Counting(Brightest):
         def search(self, pixels):
             self.calls += 1
-            return np.full((20000, 4), pixels.mean(), np.float32)
+            return np.full((5000, 4), pixels.mean(), np.float32)
 
     method = Counting("slow")
     cached = CachedRegions(method)
     kept = len(entries(cached))
-    assert 10 <= kept < 400
-    digits = open_dataset("digits", "train")
+    assert 10 <= kept < 100
+    digits = open_dataset("digits", "val")
     fill(cached, digits, threads=1)
-    assert method.calls == 400 - kept
+    assert method.calls == 100 - kept
     assert (cached(digits, 5) == np.float32(digits.image(5).mean())).all()
 
 

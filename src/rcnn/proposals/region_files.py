@@ -174,6 +174,6 @@ def _guarded(path: Path, read: Callable[[], Any]) -> Any:
         raise
     except NotImplementedError as error:
         raise UserError(f"'{path}' is a MATLAB file of version 7.3; save it with '-v7' instead") from error
-    except (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, MemoryError) as error:
+    except Exception as error:
         words = " ".join(str(error).split())
         raise UserError(f"regions '{path}' are damaged, or in a format that isn't known: {words}") from error
