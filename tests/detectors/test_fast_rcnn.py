@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -247,6 +248,15 @@ def test_without_regions_the_models_method_finds_them():
     regions = model.region_method(image)
     assert 0 < len(regions) <= 30
     assert same(model.predict(image, score=0.1)[0], model.predict(image, score=0.1, regions=[regions])[0])
+
+
+def test_what_matters_at_test_alone_can_change_after_training():
+    model, image = tiny(regions={"mode": "single", "count": 30}), noise(64, 96, 1)
+    model.options = replace(model.options, refine=False, regions=replace(model.options.regions, count=2))
+    found = model.predict(image, score=0.0)[0]
+    regions = model.region_method(image)
+    assert len(regions) <= 2
+    assert {tuple(box) for box in found.boxes.round(2).tolist()} <= {tuple(box) for box in regions.round(2).tolist()}
 
 
 def test_regions_come_in_pixels_of_the_original_image():
