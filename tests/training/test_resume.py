@@ -107,15 +107,15 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(tiny, tiny_module, squares, tmp
 
 
 def test_ctrl_c_during_an_evaluation_evaluates_again(tiny, tiny_module, squares, tmp_path, monkeypatch):
-    detect = tiny_module.Tiny.detect
+    examine = tiny_module.Tiny.examine
 
     def press(self, *arguments, **options):
         signal.raise_signal(signal.SIGINT)
-        return detect(self, *arguments, **options)
+        return examine(self, *arguments, **options)
 
     settings = {"train.ema": 0.9}
     whole = train(SYSTEM, squares, out=tmp_path / "whole", epochs=2, settings=settings)
-    monkeypatch.setattr(tiny_module.Tiny, "detect", press)
+    monkeypatch.setattr(tiny_module.Tiny, "examine", press)
     with pytest.raises(KeyboardInterrupt):
         train(SYSTEM, squares, out=tmp_path / "run", epochs=2, settings=settings)
     assert read_metrics(tmp_path / "run") == []

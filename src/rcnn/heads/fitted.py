@@ -12,6 +12,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from rcnn.heads.svm_objective import Loss
+
 # An SVM's margins are at −1 and +1: there a detection's score is 0.05 and 0.95.
 STEEPNESS = math.log(0.95 / 0.05)
 
@@ -24,6 +26,7 @@ class SVMOptions:
         C: weight of the errors against the norm of the weights.
         positive_weight: how much more an error on a positive weighs.
         bias_scale: the constant feature that the bias belongs to.
+        loss: of an error: "hinge" as R-CNN's code, or "squared_hinge", which a GPU can minimise.
         negative: IoU with every object of a class below which a region is a negative for that class.
         hard: a negative whose score is above this is hard, and joins those that are fitted to.
         evict: one whose score falls below this leaves them.
@@ -34,6 +37,7 @@ class SVMOptions:
     C: float = 1e-3
     positive_weight: float = 2.0
     bias_scale: float = 10.0
+    loss: Loss = "hinge"
     negative: float = 0.3
     hard: float = -1.0001
     evict: float = -1.2

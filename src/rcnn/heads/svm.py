@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rcnn.errors import RCNNError
+from rcnn.heads.svm_objective import Loss
 from rcnn.heads.svm_solver import fit
 
 __all__ = ["NORM", "HardNegativeMining", "LinearSVMs", "fit"]
@@ -55,14 +56,14 @@ class HardNegativeMining:
 
     Feed it the positives first, then the regions of one image after the other, and call `finish` behind the last. The
     first negatives of a class are all taken, and it is fitted at once; afterwards those that score above `hard`. After
-    more than `retrain` new ones the class is fitted anew, from where it stands, and forgets those below `evict`.
+    more than `retrain` new ones the class is fitted anew and forgets those below `evict`.
     Classes whose turn comes at the same image are fitted together. Of a class without positives no negatives are taken.
 
     A sample is kept once for all classes that want it; memory is that of the features kept.
 
     Args:
         svms: are filled; their norm must have been set.
-        C, positive_weight, bias_scale: see `fit`.
+        C, positive_weight, bias_scale, loss: see `fit`.
         hard: score above which a negative is hard.
         evict: score below which a remembered negative is forgotten.
         retrain: new negatives of a class after which it is fitted anew.
@@ -75,13 +76,14 @@ class HardNegativeMining:
         C: float = 1e-3,
         positive_weight: float = 2.0,
         bias_scale: float = 10.0,
+        loss: Loss = "hinge",
         hard: float = -1.0001,
         evict: float = -1.2,
         retrain: int = 2000,
     ) -> None:
         self.svms = svms
         self.hard, self.evict, self.retrain = hard, evict, retrain
-        self._settings = {"C": C, "positive_weight": positive_weight, "bias_scale": bias_scale}
+        self._settings = {"C": C, "positive_weight": positive_weight, "bias_scale": bias_scale, "loss": loss}
         classes, channels = svms.weight.shape
         self._count = 0
         self._features = svms.weight.new_empty(0, channels)  # [capacity, D], scaled
@@ -168,8 +170,7 @@ class HardNegativeMining:
         if not bool(used.all()):
             features, targets = features[used], targets[used]
         svms, own = self.svms, targets[:, classes]
-        start = (svms.weight[classes], svms.bias[classes]) if bool(self._fitted[due].any()) else None
-        weight, bias = fit(features, own.T, start=start, **self._settings)
+        weight, bias = fit(features, own.T, **self._settings)
         svms.weight[classes], svms.bias[classes] = weight, bias
         forgotten = (own < 0) & (F.linear(features, weight, bias) < self.evict)  # [n, classes]
         table = self._targets[: self._count]

@@ -19,7 +19,6 @@ from rcnn.kernels.roi_align import roi_align
 from rcnn.kernels.roi_pool import roi_pool
 from rcnn.kernels.segmentation import Edges, Segmentation, segment, sorted_edges
 from rcnn.kernels.warp import warp
-from rcnn.kernels.weighted_rows import gram_product, row_sum
 
 __all__ = [
     "nms",
@@ -27,8 +26,6 @@ __all__ = [
     "roi_pool",
     "match",
     "warp",
-    "row_sum",
-    "gram_product",
     "Edges",
     "Histograms",
     "Segmentation",

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from rcnn.kernels.reference.matching import match
 from rcnn.kernels.reference.warp import warp
-from rcnn.kernels.reference.weighted_rows import gram_product, row_sum
 
 # Boxes of one call of torchvision's NMS, which marks every pair in a bit: 128 MiB for so many.
 _AT_ONCE = 32768
@@ -29,8 +28,6 @@ __all__ = [
     "roi_pool",
     "roi_pool_backward",
     "warp",
-    "row_sum",
-    "gram_product",
 ]
 
 

@@ -127,6 +127,7 @@ def fit_svms(job: Job) -> None:
         C=options.C,
         positive_weight=options.positive_weight,
         bias_scale=options.bias_scale,
+        loss=options.loss,
         hard=options.hard,
         evict=options.evict,
         retrain=options.retrain,

@@ -14,7 +14,6 @@ from rcnn.kernels.cpu.roi_pool import roi_pool, roi_pool_backward
 from rcnn.kernels.cpu.segmentation import segment, sorted_edges
 from rcnn.kernels.cpu.threads import run
 from rcnn.kernels.cpu.warp import warp
-from rcnn.kernels.cpu.weighted_rows import gram_product, row_sum
 
 __all__ = [
     "nms",
@@ -24,8 +23,6 @@ __all__ = [
     "roi_pool",
     "roi_pool_backward",
     "warp",
-    "row_sum",
-    "gram_product",
     "convert",
     "smooth",
     "bin_numbers",

@@ -13,7 +13,6 @@ from rcnn.kernels.reference.roi_align import roi_align, roi_align_backward
 from rcnn.kernels.reference.roi_pool import roi_pool, roi_pool_backward
 from rcnn.kernels.reference.segmentation import segment, sorted_edges
 from rcnn.kernels.reference.warp import warp
-from rcnn.kernels.reference.weighted_rows import gram_product, row_sum
 
 __all__ = [
     "nms",
@@ -23,8 +22,6 @@ __all__ = [
     "roi_pool",
     "roi_pool_backward",
     "warp",
-    "row_sum",
-    "gram_product",
     "convert",
     "smooth",
     "bin_numbers",
