@@ -1,4 +1,4 @@
-"""The operators that plain tensor code would make slow: NMS, RoIAlign, RoIPool, matching and warping, all batched.
+"""The operators that plain tensor code would make slow: NMS, RoI pooling of each kind, matching, warping, all batched.
 
 Selective Search's steps, from `convert` to `group`, are kernels too; they take numpy arrays of one image.
 
@@ -17,6 +17,7 @@ from rcnn.kernels.matching import match
 from rcnn.kernels.nms import nms
 from rcnn.kernels.roi_align import roi_align
 from rcnn.kernels.roi_pool import roi_pool
+from rcnn.kernels.roi_warp import roi_warp
 from rcnn.kernels.segmentation import Edges, Segmentation, segment, sorted_edges
 from rcnn.kernels.warp import warp
 
@@ -24,6 +25,7 @@ __all__ = [
     "nms",
     "roi_align",
     "roi_pool",
+    "roi_warp",
     "match",
     "warp",
     "Edges",

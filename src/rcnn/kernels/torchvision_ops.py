@@ -15,6 +15,7 @@ import torchvision
 from torch import Tensor
 
 from rcnn.kernels.reference.matching import match
+from rcnn.kernels.reference.roi_warp import roi_warp, roi_warp_backward
 from rcnn.kernels.reference.warp import warp
 
 # Boxes of one call of torchvision's NMS, which marks every pair in a bit: 128 MiB for so many.
@@ -27,6 +28,8 @@ __all__ = [
     "roi_align_backward",
     "roi_pool",
     "roi_pool_backward",
+    "roi_warp",
+    "roi_warp_backward",
     "warp",
 ]
 

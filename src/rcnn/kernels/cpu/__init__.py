@@ -11,6 +11,7 @@ from rcnn.kernels.cpu.matching import match
 from rcnn.kernels.cpu.nms import nms
 from rcnn.kernels.cpu.roi_align import roi_align, roi_align_backward
 from rcnn.kernels.cpu.roi_pool import roi_pool, roi_pool_backward
+from rcnn.kernels.cpu.roi_warp import roi_warp, roi_warp_backward
 from rcnn.kernels.cpu.segmentation import segment, sorted_edges
 from rcnn.kernels.cpu.threads import run
 from rcnn.kernels.cpu.warp import warp
@@ -22,6 +23,8 @@ __all__ = [
     "roi_align_backward",
     "roi_pool",
     "roi_pool_backward",
+    "roi_warp",
+    "roi_warp_backward",
     "warp",
     "convert",
     "smooth",

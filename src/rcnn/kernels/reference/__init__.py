@@ -11,6 +11,7 @@ from rcnn.kernels.reference.matching import match
 from rcnn.kernels.reference.nms import nms
 from rcnn.kernels.reference.roi_align import roi_align, roi_align_backward
 from rcnn.kernels.reference.roi_pool import roi_pool, roi_pool_backward
+from rcnn.kernels.reference.roi_warp import roi_warp, roi_warp_backward
 from rcnn.kernels.reference.segmentation import segment, sorted_edges
 from rcnn.kernels.reference.warp import warp
 
@@ -21,6 +22,8 @@ __all__ = [
     "roi_align_backward",
     "roi_pool",
     "roi_pool_backward",
+    "roi_warp",
+    "roi_warp_backward",
     "warp",
     "convert",
     "smooth",
