@@ -1,4 +1,4 @@
-"""Boxes: areas, overlaps, clipping and the R-CNN box coding, always in float32.
+"""Boxes: areas, overlaps, clipping and the R-CNN box coding, always in float32 (float64 stays, for checks).
 
 A box is `x1 y1 x2 y2` in pixels, continuous, right and bottom exclusive: its width is `x2 - x1`, with no "+1".
 Shapes: ... any leading dimensions, N and M boxes.
@@ -14,6 +14,11 @@ from torch import Tensor
 
 # Deltas of log size are cut here, so that exp() stays finite: a box grows at most 62.5-fold (1000 px from 16 px).
 LOG_SIZE_LIMIT = math.log(1000.0 / 16)
+
+
+def precise(values: Tensor) -> Tensor:
+    """The values [...] in float32 at least: as a half type they would be pixels off."""
+    return values if values.dtype == torch.float64 else values.float()
 
 
 def area(boxes: Tensor) -> Tensor:
@@ -63,7 +68,7 @@ class BoxCoder:
 
     def encode(self, boxes: Tensor, references: Tensor) -> Tensor:
         """Deltas [..., 4] that carry `references` [..., 4] to `boxes` [..., 4]; both need positive sides."""
-        boxes, references = boxes.float(), references.float()
+        boxes, references = precise(boxes), precise(references)
         size = references[..., 2:] - references[..., :2]
         target = boxes[..., 2:] - boxes[..., :2]
         shift = (boxes[..., :2] + boxes[..., 2:] - references[..., :2] - references[..., 2:]) * 0.5 / size
@@ -73,9 +78,9 @@ class BoxCoder:
 
     def decode(self, deltas: Tensor, references: Tensor) -> Tensor:
         """Boxes [..., 4] that `deltas` [..., 4] make of `references` [..., 4], growing by at most `LOG_SIZE_LIMIT`."""
-        references = references.float()
+        references = precise(references)
         # Numbers, not a tensor of them: that would be copied to the GPU each time, and waited for.
-        scaled = [delta / weight for delta, weight in zip(deltas.float().unbind(-1), self.weights, strict=True)]
+        scaled = [delta / weight for delta, weight in zip(precise(deltas).unbind(-1), self.weights, strict=True)]
         shift, log_size = torch.stack(scaled[:2], -1), torch.stack(scaled[2:], -1)
         size = references[..., 2:] - references[..., :2]
         centre = (references[..., :2] + references[..., 2:]) * 0.5 + shift * size

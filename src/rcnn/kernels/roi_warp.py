@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rcnn.boxes import precise
 from rcnn.kernels.forms import form
 from rcnn.kernels.roi_align import empty_maps
 
@@ -35,8 +36,7 @@ def roi_warp(
     Returns:
         [B, N, C, S, S] in the type of the features; on the CPU with channels innermost in memory.
     """
-    boxes = boxes if boxes.dtype == torch.float64 else boxes.float()
-    return torch.ops.rcnn.roi_warp(list(features), boxes, levels, [float(s) for s in strides], size)
+    return torch.ops.rcnn.roi_warp(list(features), precise(boxes), levels, [float(s) for s in strides], size)
 
 
 torch.library.define(

@@ -94,7 +94,7 @@ class RPNHead(nn.Module):
         """Maps [B, C, H, W] → for each, objectness logits [B, H·W·k] and deltas [B, H·W·k, 4] in float32."""
         logits, deltas = [], []
         for feature in features:
-            hidden = F.relu(self.conv(feature)).float()
+            hidden = box_ops.precise(F.relu(self.conv(feature)))
             with torch.autocast(hidden.device.type, enabled=False):  # bf16 logits of 8 bits would tie, and boxes jump
                 score = self.cls_logits(hidden)  # [B, k or 2k, H, W]
                 delta = self.bbox_pred(hidden).permute(0, 2, 3, 1)  # [B, H, W, 4k]
@@ -178,20 +178,21 @@ class RPN(nn.Module):
             f" {width:g}×{height:g} pixels, the first image in the network {columns:g}×{rows:g}; expected {remedy}"
         )
 
-    @torch.no_grad()
-    def propose(self, output: RPNOutput, images: ImageBatch, *, training: bool) -> Proposals:
+    def propose(self, output: RPNOutput, images: ImageBatch, *, training: bool, gradient: bool = False) -> Proposals:
         """The best boxes of each image: top-k of each map → decode → clip → drop → NMS → top-k.
 
         Returns `Proposals` [B, post_nms], fewer if there are fewer anchors. `training` picks the numbers, not a mode.
+        With `gradient` the boxes carry that of the deltas (Ren et al. 2017, section 3.2, item iii); which boxes they
+        are has none.
         """
         options = self.options
         pre_nms, post_nms = (pair[0 if training else 1] for pair in (options.pre_nms, options.post_nms))
         boxes, scores, levels = [], [], []
         counts = [anchors.shape[0] for anchors in output.anchors]
         for level, eligible in enumerate(output.eligible.split(counts, 1)):
-            logits = torch.where(eligible, output.logits[level], -torch.inf)
+            logits = torch.where(eligible, output.logits[level].detach(), -torch.inf)
             score, index = logits.topk(min(pre_nms, logits.shape[1]), dim=1)  # [B, N_l]
-            delta = targets.take(output.deltas[level], index)
+            delta = targets.take(output.deltas[level] if gradient else output.deltas[level].detach(), index)
             boxes.append(self.coder.decode(delta, output.anchors[level][index]))  # [B, N_l, 4]
             scores.append(score)
             levels.append(torch.full_like(index, level))

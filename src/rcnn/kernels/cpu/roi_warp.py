@@ -6,6 +6,8 @@ products of the given gradient with those four pixels. Letters: B images, N RoIs
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -41,7 +43,7 @@ def roi_warp_backward(
     totals = [np.zeros_like(m) for m in maps]
     to_corners = np.zeros_like(corners)
     given = grad.to(dtype).flatten(0, 1).permute(0, 2, 3, 1).contiguous().numpy()  # [R, S, S, C]
-    tasks = []
+    tasks: list[tuple[Any, ...]] = []
     for level, members in by_level(levels, len(maps), corners[:, 1]):
         if level < 0:
             continue
