@@ -232,3 +232,13 @@ def test_given_proposals_stand_in_for_the_rpns(tiny):
     region = np.array([[10, 10, 50, 40]], np.float32)
     found = model.predict(image, score=0.0, regions=[region])[0]
     assert len(found) == 3, "the region, as each class"
+
+
+@pytest.mark.parametrize("form", ["shrivastava", "rfcn", "fraction"])
+@pytest.mark.parametrize("counts", [(2, 0), (0, 0)])
+def test_hard_examples_train_every_parameter_in_bf16_too(tiny, form, counts):
+    model = tiny(box={"ohem": form, "samples": 8, "hidden": [32]})
+    with torch.autocast("cpu", torch.bfloat16):  # the look without gradient must leave no weights behind
+        losses = model(batch_of(*counts), torch.Generator().manual_seed(0))
+    total(losses).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)

@@ -4,7 +4,7 @@ import torch
 from rcnn import boxes as box_ops
 from rcnn.boxes import BoxCoder
 from rcnn.heads import BoxHead, BoxHeadOptions, BoxOutput, SharedFC
-from rcnn.heads.box import RoISamples
+from rcnn.heads.roi_head import RoISamples
 from rcnn.structures import GroundTruth, ImageBatch, Proposals
 
 CLASSES = 3

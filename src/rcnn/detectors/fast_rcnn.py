@@ -128,9 +128,11 @@ class FastRCNN(Detector):
         """
         proposals = self._given(batch.proposals)
         features = self.backbone(batch.images)
-        samples = self.box_head.draw(proposals, batch.truth, generator)
-        output = self.box_head(self.roi_pool(features, samples.boxes, samples.used))
-        losses = self.box_head.losses(output, samples)
+
+        def look(boxes: Tensor, valid: Tensor) -> BoxOutput:
+            return self.box_head(self.roi_pool(features, boxes, valid))
+
+        losses = self.box_head.learn(look, proposals, batch.truth, generator)
         left_out = {"classify": "loss_box", "boxes": "loss_cls"}.get(part)
         return {name: value for name, value in losses.items() if name != left_out}
 

@@ -8,22 +8,18 @@ Letters: B images, C channels, N proposals, S sampled RoIs, K classes, P pooled 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from rcnn.backbones import Backbone, BackboneOptions
-from rcnn.data.transforms import resized_size
-from rcnn.detectors.base import Detector
+from rcnn.detectors.two_stage import TwoStage
 from rcnn.errors import UserError
-from rcnn.heads import BoxHead, BoxHeadOptions, box_trunk
+from rcnn.heads import BoxHead, BoxHeadOptions, Look, box_trunk
 from rcnn.pooling import PoolOptions, roi_pooling
 from rcnn.proposals import RPN, AnchorOptions, Anchors, RPNOptions
-from rcnn.structures import Batch, DetectionBatch, ImageBatch, Proposals
 
 
 @dataclass(frozen=True)
@@ -34,6 +30,10 @@ class FasterRCNNOptions:
         image_size: images are resized so that the shorter side has the first length in pixels, unless the longer side
             would exceed the second.
         backbone: see `BackboneOptions`.
+        shared_backbone: whether RPN and box head read the same maps; without, the RPN has a backbone of its own, as
+            alternating training leaves it when nothing is frozen.
+        proposal_gradient: whether the box head's losses move the proposals too (Ren et al. 2017, section 3.2, item
+            iii: non-approximate joint training); needs RoI warping.
         anchors: see `AnchorOptions`.
         rpn: see `RPNOptions`.
         pool: see `PoolOptions`.
@@ -42,6 +42,8 @@ class FasterRCNNOptions:
 
     image_size: tuple[int, int] = (800, 1333)
     backbone: BackboneOptions = field(default_factory=BackboneOptions)
+    shared_backbone: bool = True
+    proposal_gradient: bool = False
     anchors: AnchorOptions = field(default_factory=AnchorOptions)
     rpn: RPNOptions = field(default_factory=RPNOptions)
     pool: PoolOptions = field(default_factory=PoolOptions)
@@ -51,6 +53,10 @@ class FasterRCNNOptions:
         short, long = self.image_size
         if not 0 < short <= long:
             raise UserError(f"model.image_size = {[short, long]}: expected the shorter side first, both above 0")
+        if self.proposal_gradient and self.pool.kind != "warp":
+            raise UserError(
+                f"model.proposal_gradient needs model.pool.kind = 'warp': '{self.pool.kind}' gives boxes no gradient"
+            )
 
 
 def modern(strides: Sequence[int]) -> FasterRCNNOptions:
@@ -91,7 +97,7 @@ def classic(strides: Sequence[int]) -> FasterRCNNOptions:
     )
 
 
-class FasterRCNN(Detector):
+class FasterRCNN(TwoStage):
     """Proposals from shared maps, then one look at each region.
 
     Args:
@@ -102,7 +108,6 @@ class FasterRCNN(Detector):
     """
 
     options: FasterRCNNOptions
-    parts = ("rpn", "detector")
 
     def __init__(self, system: str, classes: Sequence[str], backbone: Backbone, options: FasterRCNNOptions) -> None:
         super().__init__(system, classes, options)
@@ -113,41 +118,9 @@ class FasterRCNN(Detector):
         self.rpn = RPN(channels, Anchors(options.anchors, backbone.strides), options.rpn)
         self.roi_pool = roi_pooling(options.pool, size, backbone.strides[: len(backbone.strides) - extra])
         self.box_head = BoxHead(trunk, width, len(self.classes), options.box)
+        self.rpn_backbone = None if options.shared_backbone else copy.deepcopy(backbone)
+        self.proposal_gradient = options.proposal_gradient
 
-    def losses(self, batch: Batch, generator: torch.Generator | None = None, part: str = "") -> dict[str, Tensor]:
-        """`loss_rpn_cls`, `loss_rpn_box`, `loss_cls`, `loss_box` and the mean number of `foreground_rois` an image.
-
-        Approximate joint training (section 3.2 of the paper): the proposals' coordinates are taken as given. `part`
-        "rpn" is its first two; "detector" the rest, on `batch.proposals` if there are any.
-        """
-        features = self.backbone(batch.images)
-        if part == "detector" and batch.proposals is not None:
-            return self._box_losses(features, batch.proposals, batch, generator)
-        regions = self.rpn(features, batch.images)
-        box = {}
-        if part != "rpn":
-            proposals = self.rpn.propose(regions, batch.images, training=True)
-            box = self._box_losses(features, proposals, batch, generator)
-        rpn = self.rpn.losses(regions, batch.images, batch.truth, generator) if part != "detector" else {}
-        return {**rpn, **box}
-
-    def _box_losses(
-        self, features: list[Tensor], proposals: Proposals, batch: Batch, generator: torch.Generator | None
-    ) -> dict[str, Tensor]:
-        """The second stage's losses on some of the proposals [B, N], read from maps [B, C, H, W]."""
-        samples = self.box_head.draw(proposals, batch.truth, generator)
-        output = self.box_head(self.roi_pool(features, samples.boxes, samples.used))
-        return self.box_head.losses(output, samples)
-
-    def advice(self, sizes: np.ndarray) -> list[str]:
-        """Says, or refuses, if images of `sizes` [N, 2] are too small for anchors that may not cross their edge."""
-        resized = [resized_size(height, width, *self.options.image_size) for height, width in sizes.tolist()]
-        return self.rpn.advice(torch.tensor(resized, dtype=torch.float32))
-
-    def examine(self, images: ImageBatch, proposals: Proposals | None = None) -> Callable[..., DetectionBatch]:
-        """The networks' part of `detect`; `proposals`, where given, stand in for the RPN's."""
-        features = self.backbone(images)
-        if proposals is None:
-            proposals = self.rpn.propose(self.rpn(features, images), images, training=False)
-        output = self.box_head(self.roi_pool(features, proposals.boxes, proposals.valid))
-        return partial(self.box_head.detect, output, proposals, images)
+    def reader(self, features: list[Tensor]) -> Look:
+        """RoI pooling from the maps [B, C, H, W], then the box head."""
+        return lambda boxes, valid: self.box_head(self.roi_pool(features, boxes, valid))

@@ -30,16 +30,23 @@ class Samples:
 
 
 def sample(
-    assignment: Assignment, count: int, positive_fraction: float, generator: torch.Generator | None = None
+    assignment: Assignment,
+    count: int,
+    positive_fraction: float,
+    generator: torch.Generator | None = None,
+    *,
+    keys: Tensor | None = None,
 ) -> Samples:
     """Draws `count` of the assignment's [B, A] boxes: up to `positive_fraction` positives, negatives for the rest.
 
-    Every positive has the same chance, and so has every negative. Missing positives are made up by negatives, missing
-    negatives are not made up (SPEC section 5: "padded with negatives"). Returns `Samples` of [B, min(count, A)].
+    Every positive has the same chance, and so has every negative; with `keys` [B, A] in [0, 1) the highest are
+    taken. Missing positives are made up by negatives, missing negatives are not made up (SPEC section 5: "padded with
+    negatives"). Returns `Samples` of [B, min(count, A)].
     """
     positive, negative = assignment.positive, assignment.negative
     count = min(count, positive.shape[1])
-    keys = torch.rand(positive.shape, generator=generator, device=positive.device)  # [B, A] in [0, 1)
+    if keys is None:
+        keys = torch.rand(positive.shape, generator=generator, device=positive.device)  # [B, A] in [0, 1)
     wanted = min(int(count * positive_fraction), count)
     positive_keys, positive_index = torch.where(positive, keys, -1.0).topk(wanted, dim=1)  # [B, wanted]
     # Chosen positives rank above all negatives (2 + key), negatives by their key, the rest at −1.
