@@ -68,6 +68,33 @@ class ImageBatch(_Movable):
 
 
 @dataclass
+class Masks(_Movable):
+    """The masks of a batch's objects as run lengths (see `rcnn.rle`), ragged: an object costs as much as its outline.
+
+    All objects' pixels stand one after the other, each mask's down the columns of the image that was annotated; a run
+    is a stretch of them that is on or off. R runs.
+
+    Attributes:
+        ends: [R] int64 rising, where each run ends.
+        area: [R] int64, pixels that are on up to there.
+        on: [R] bool.
+        start: [B, G] int64, where an object's mask begins; −1 where it has none.
+        sizes: [B, 2] int64, height and width of the annotated images.
+        windows: [B, 4] float32 x1 y1 x2 y2 in their pixels, what of them is to be seen.
+        frames: [B, 4] float32, of x and y the scale, then the shift that lead from the network's pixels to those of the
+            annotated image; a negative scale mirrors.
+    """
+
+    ends: Tensor
+    area: Tensor
+    on: Tensor
+    start: Tensor
+    sizes: Tensor
+    windows: Tensor
+    frames: Tensor
+
+
+@dataclass
 class GroundTruth(_Movable):
     """The annotated objects of a batch, padded to G objects.
 
@@ -75,11 +102,13 @@ class GroundTruth(_Movable):
         boxes: [B, G, 4] pixels; zeros where padded.
         labels: [B, G] int64 in 0 … K−1; −1 where padded.
         ignore: [B, G] bool: `difficult` and crowd objects, which are neither hit nor miss.
+        masks: of the objects, for systems that learn them.
     """
 
     boxes: Tensor
     labels: Tensor
     ignore: Tensor
+    masks: Masks | None = None
 
     @property
     def real(self) -> Tensor:
@@ -129,12 +158,15 @@ class DetectionBatch(_Movable):
         labels: [B, D] int64 in 0 … K−1; −1 where padded.
         overflow: [B] bool: more candidates than the fixed capacity held, so the result may lack some; ask again with
             a larger capacity.
+        masks: [B, D, M, M] float32 in [0, 1], how likely each cell of a grid over the box is the object; None for
+            systems without masks.
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
     overflow: Tensor
+    masks: Tensor | None = None
 
     @property
     def valid(self) -> Tensor:

@@ -127,7 +127,7 @@ def test_polygons_and_both_forms_of_rle_are_carried(make):
     masks = [
         [[10, 20, 50, 20, 50, 60.5]],
         {"size": [80, 100], "counts": [0, 8000]},
-        {"size": [80, 100], "counts": "PY6"},
+        {"size": [80, 100], "counts": ":d0Ri7"},
     ]
     for entry, mask in zip(content["annotations"], masks, strict=True):
         entry["segmentation"] = mask

@@ -10,9 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rcnn.data.collate import collate_masks
 from rcnn.data.dataset import Truth
+from rcnn.data.segments import run_lengths
 from rcnn.data.transforms import Augmentation, resize, resize_regions, resize_truth, resized_size
 from rcnn.errors import UserError
+from rcnn.targets import cut
 
 EVERYTHING = Augmentation(flip=0.5, vertical_flip=0.5, photometric=0.5, iou_crop=0.7, zoom_out=0.5)
 MOVING = Augmentation(flip=0.5, vertical_flip=0.5, iou_crop=0.7, zoom_out=0.5, visible=0.0)
@@ -297,3 +300,45 @@ def test_resized_regions_are_cut_at_the_edges_and_dropped_where_nothing_is_left(
 def test_shorter_sides_are_lengths(sides):
     with pytest.raises(UserError, match=r"augment\.shorter_sides"):
         Augmentation(shorter_sides=sides)
+
+
+def odd_shape() -> np.ndarray:
+    """A mask [120, 160] that no mirroring leaves as it is."""
+    mask = np.zeros((120, 160), bool)
+    mask[20:100, 40:60] = mask[80:100, 60:120] = mask[20:35, 60:90] = True
+    return mask
+
+
+def cut_from(truth: Truth, size: tuple[int, int], box: list[float]) -> torch.Tensor:
+    """The first object's mask over a box, 28 × 28."""
+    stored = collate_masks([truth], [size], 4)
+    return cut(stored, torch.tensor([[box]]), torch.zeros(1, 1, dtype=torch.int64), 28)[0, 0]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([(60, 80), (120, 160), (150, 300)]))
+def test_masks_follow_what_they_show_through_every_augmentation(seed, sides):
+    """A white shape on black: what is cut from the moved mask is what the moved pixels show."""
+    mask = odd_shape()
+    image = np.repeat(mask[..., None] * np.uint8(255), 3, 2)
+    truth = truth_of([[40, 20, 120, 100], [0, 0, 160, 120]])
+    truth.segments = [run_lengths(mask), None]
+    moved, left = MOVING.apply(image, truth, short=sides[0], long=sides[1], seed=seed)
+    if len(left) == 0 or left.segments[0] is None:
+        return  # cropped away
+    height, width = moved.shape[-2:]
+    found = cut_from(left, (height, width), [0.0, 0, width, height])
+    # What surrounds a zoomed-out image is grey; the shape is what is white.
+    white = torch.nn.functional.interpolate((moved[None] > 190).float(), (28, 28), mode="area")[0, 0]
+    assert (found - white).abs().mean() < 0.04
+
+
+def test_resizing_a_truth_carries_its_masks():
+    mask = odd_shape()
+    truth = truth_of([[40, 20, 120, 100]])
+    truth.segments = [run_lengths(mask)]
+    small = resize_truth(truth, (120, 160), (60, 40))
+    assert small.segments == truth.segments
+    box = small.boxes[0].tolist()
+    assert box == [10, 10, 30, 50]
+    assert torch.allclose(cut_from(small, (60, 40), box), cut_from(truth, (120, 160), [40.0, 20, 120, 100]))

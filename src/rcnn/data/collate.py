@@ -1,10 +1,11 @@
 """Images of different sizes and counts of objects, padded into one batch of fixed capacity.
 
-Letters: B images, G capacity for objects, N for regions, h w an image's size, H W the padded size.
+Letters: B images, G capacity for objects, N for regions, R for runs of masks, h w an image's size, H W the padded size.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rcnn.structures import Batch, GroundTruth, ImageBatch, Proposals, padded
+from rcnn.data.segments import Frame, segment_runs
+from rcnn.structures import Batch, GroundTruth, ImageBatch, Masks, Proposals, padded
 
 if TYPE_CHECKING:
     from rcnn.data.dataset import Truth
@@ -27,6 +29,8 @@ def collate(
     truths: Sequence[Truth],
     names: Sequence[str] = (),
     regions: Sequence[np.ndarray] | None = None,
+    *,
+    masks: bool = False,
 ) -> Batch:
     """Pads images at the right and bottom with zeros, and their objects to one count.
 
@@ -35,6 +39,7 @@ def collate(
         truths: B, their boxes in pixels of those images.
         names: B, for messages.
         regions: B arrays [N, 4] of proposals in pixels of those images; None for systems that propose by themselves.
+        masks: whether the objects' masks come along.
 
     Returns:
         `images.pixels` uint8 [B, 3, H, W], channels-last, with H and W multiples of 32; the objects padded to
@@ -47,7 +52,10 @@ def collate(
         canvas[:, : image.shape[-2], : image.shape[-1]] = image
     sizes = torch.tensor([image.shape[-2:] for image in images], dtype=torch.float32)
     proposals = None if regions is None else collate_regions(regions)
-    return Batch(ImageBatch(pixels, sizes), collate_truths(truths), tuple(names), proposals)
+    truth = collate_truths(truths)
+    if masks:
+        truth.masks = collate_masks(truths, [image.shape[-2:] for image in images], truth.labels.shape[1])
+    return Batch(ImageBatch(pixels, sizes), truth, tuple(names), proposals)
 
 
 def collate_regions(regions: Sequence[np.ndarray]) -> Proposals:
@@ -74,6 +82,34 @@ def collate_truths(truths: Sequence[Truth]) -> GroundTruth:
         labels[b, :present] = torch.as_tensor(truth.labels)
         ignore[b, :present] = torch.as_tensor(truth.ignore)
     return GroundTruth(boxes, labels, ignore)
+
+
+def collate_masks(truths: Sequence[Truth], sizes: Sequence[Sequence[int]], count: int) -> Masks:
+    """Masks of the objects of B images of `sizes` (height, width), padded to `count` objects and some runs.
+
+    Crowd regions and difficult objects, which no RoI stands for, go without.
+    """
+    frames = [truth.frame or Frame((height, width)) for truth, (height, width) in zip(truths, sizes, strict=True)]
+    start = np.full((len(truths), count), -1, np.int64)
+    runs, pixels = [np.empty(0, np.int64)], 0
+    for b, (truth, frame) in enumerate(zip(truths, frames, strict=True)):
+        for g in np.flatnonzero(~truth.ignore).tolist():
+            if truth.segments[g] is not None:
+                lengths = segment_runs(truth.segments[g], frame.size)
+                runs.append(np.append(lengths, 0) if len(lengths) % 2 else lengths)  # each begins with what is off
+                start[b, g], pixels = pixels, pixels + math.prod(frame.size)
+    lengths = np.concatenate(runs)
+    lengths = np.append(lengths, np.zeros(capacity(len(lengths)) - len(lengths), np.int64))  # [R]
+    on = np.arange(len(lengths)) % 2 == 1
+    return Masks(
+        ends=torch.from_numpy(np.cumsum(lengths)),
+        area=torch.from_numpy(np.cumsum(lengths * on)),
+        on=torch.from_numpy(on),
+        start=torch.from_numpy(start),
+        sizes=torch.tensor([frame.size for frame in frames]),
+        windows=torch.tensor([frame.visible for frame in frames], dtype=torch.float32),
+        frames=torch.tensor([[*frame.scale, *frame.shift] for frame in frames], dtype=torch.float32),
+    )
 
 
 def capacity(objects: int) -> int:

@@ -20,6 +20,7 @@ from rcnn.data.folders import require_exists, unrecognised
 from rcnn.data.images import image_size, read_image, stored_size
 from rcnn.data.index import Index
 from rcnn.data.problems import Problem, refuse
+from rcnn.data.segments import Frame
 from rcnn.data.splits import available, choose
 from rcnn.errors import UserError, nearest
 
@@ -38,6 +39,7 @@ class Truth:
         crowd: [G] bool: a region of many objects rather than one.
         segments: one entry an object: COCO polygons (lists of x, y), a COCO RLE dictionary, or None.
         areas: [G] float64 square pixels as the annotation states them, NaN where it states none; None: none does.
+        frame: in which pixels the segments are; None for the image's own.
     """
 
     boxes: np.ndarray
@@ -46,6 +48,7 @@ class Truth:
     crowd: np.ndarray
     segments: list[Any]
     areas: np.ndarray | None = None
+    frame: Frame | None = None
 
     @property
     def ignore(self) -> np.ndarray:
@@ -150,22 +153,32 @@ class Dataset:
             areas=np.array(index.areas[of])[kept],
         )
 
+    @property
+    def masked(self) -> np.ndarray:
+        """[M] bool, which of the split's objects, in the order of `columns`, come with a mask."""
+        return (np.diff(self.index.segments.offsets) > 0)[self._objects()[0]]
+
     def columns(self) -> dict[str, np.ndarray]:
         """All objects of the split at once, without segments: `image` [M] (0 … N−1), `boxes` [M, 4], `labels`,
         `difficult` and `crowd` [M]."""
         index = self.index
-        counts = (index.first[1:] - index.first[:-1])[self.rows]
-        starts = np.repeat(index.first[self.rows] - (np.cumsum(counts) - counts), counts)
-        of = starts + np.arange(counts.sum())
-        labels = self._kept[index.labels[of]]
-        of, image = of[labels >= 0], np.repeat(np.arange(len(self)), counts)[labels >= 0]
+        of, image = self._objects()
         return {
             "image": image,
             "boxes": index.boxes[of],
-            "labels": labels[labels >= 0],
+            "labels": self._kept[index.labels[of]],
             "difficult": index.difficult[of],
             "crowd": index.crowd[of],
         }
+
+    def _objects(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the index's object columns [M] of the chosen classes, and the image (0 … N−1) of each."""
+        index = self.index
+        counts = (index.first[1:] - index.first[:-1])[self.rows]
+        starts = np.repeat(index.first[self.rows] - (np.cumsum(counts) - counts), counts)
+        of = starts + np.arange(counts.sum())
+        chosen = self._kept[index.labels[of]] >= 0
+        return of[chosen], np.repeat(np.arange(len(self)), counts)[chosen]
 
 
 def open_dataset(data: str | Path, split: str | None = None, *, classes: Sequence[str] | None = None) -> Dataset:

@@ -39,7 +39,7 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
         "images_without_objects": int((per_image == 0).sum()),
         "difficult": int(columns["difficult"].sum()),
         "crowd": int(columns["crowd"].sum()),
-        "masks": _count_masks(dataset),
+        "masks": int(dataset.masked.sum()),
         "annotated_twice": _count_twice(columns),
         "note": dataset.note,
     }
@@ -67,13 +67,6 @@ def _quantiles(values: np.ndarray) -> dict[str, float]:
     if not len(values):
         return {}
     return {name: round(float(np.quantile(values, q)), 1) for name, q in _QUANTILES.items()}
-
-
-def _count_masks(dataset: Dataset) -> int:
-    """Objects of the split, of any class, that come with a mask."""
-    index = dataset.index
-    masked = np.concatenate(([0], np.cumsum(np.diff(index.segments.offsets) > 0)))
-    return int((masked[index.first[1:]] - masked[index.first[:-1]])[dataset.rows].sum())
 
 
 def _count_twice(columns: dict[str, np.ndarray]) -> int:

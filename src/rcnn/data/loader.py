@@ -57,6 +57,7 @@ class TrainLoader:
         context: how workers start ("fork", "spawn", "forkserver"); None forks on Linux.
         regions: gives each image's proposals, which go through the same augmentation into `Batch.proposals`; None
             leaves them out.
+        masks: whether the objects' masks come along.
     """
 
     def __init__(
@@ -74,13 +75,14 @@ class TrainLoader:
         pin_memory: bool | None = None,
         context: str | None = None,
         regions: Regions | None = None,
+        masks: bool = False,
     ) -> None:
         if len(dataset) == 0:
             raise UserError("there are no images to train on; expected at least one")
         if batch_size < 1:
             raise UserError(f"batch size {batch_size}: expected at least 1")
         self.steps_per_epoch = -(-len(dataset) // (batch_size * world))
-        self._steps = _TrainingSteps(dataset, short, long, batch_size, augmentation, seed, rank, world, regions)
+        self._steps = _TrainingSteps(dataset, short, long, batch_size, augmentation, seed, rank, world, regions, masks)
         self._options = worker_options(workers, pin_memory, context)
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
@@ -103,6 +105,7 @@ def eval_batches(
     pin_memory: bool | None = None,
     context: str | None = None,
     regions: Regions | None = None,
+    masks: bool = False,
 ) -> Iterator[tuple[tuple[int, ...], Batch]]:
     """Each image once, resized and not augmented, in batches of one padded shape, so that batching changes no result.
 
@@ -116,6 +119,7 @@ def eval_batches(
         pin_memory: as of `TrainLoader`.
         context: as of `TrainLoader`.
         regions: as of `TrainLoader`.
+        masks: as of `TrainLoader`.
 
     Yields:
         The images' indices and their batch; batches in the order of their first image.
@@ -128,7 +132,7 @@ def eval_batches(
         height, width = resized_size(*dataset.size(i), short, long)
         by_shape.setdefault((padded(height), padded(width)), []).append(i)
     chunks = [tuple(g[k : k + batch_size]) for g in by_shape.values() for k in range(0, len(g), batch_size)]
-    plan = _EvaluationSteps(dataset, short, long, sorted(chunks), regions)
+    plan = _EvaluationSteps(dataset, short, long, sorted(chunks), regions, masks)
     yield from made_ahead(plan, range(len(chunks)), worker_options(workers, pin_memory, context))
 
 
@@ -146,8 +150,9 @@ class _TrainingSteps(TorchDataset):
         rank: int,
         world: int,
         regions: Regions | None,
+        masks: bool,
     ) -> None:
-        self.regions = regions
+        self.regions, self.masks = regions, masks
         self.dataset, self.short, self.long = dataset, short, long
         self.batch_size, self.rank, self.world = batch_size, rank, world
         self.augmentation, self.seed = augmentation, seed
@@ -177,7 +182,7 @@ class _TrainingSteps(TorchDataset):
             truths.append(truth)
             names.append(self.dataset.name(i))
             regions.append(around)
-        return collate(images, truths, names, None if self.regions is None else regions)
+        return collate(images, truths, names, None if self.regions is None else regions, masks=self.masks)
 
     def _factor(self, step: int) -> float:
         """The step's scale, the same in every process."""
@@ -203,9 +208,16 @@ class _EvaluationSteps(TorchDataset):
     """Makes any of the batches that images were grouped into."""
 
     def __init__(
-        self, dataset: Dataset, short: int, long: int, chunks: list[tuple[int, ...]], regions: Regions | None
+        self,
+        dataset: Dataset,
+        short: int,
+        long: int,
+        chunks: list[tuple[int, ...]],
+        regions: Regions | None,
+        masks: bool,
     ) -> None:
-        self.dataset, self.short, self.long, self.chunks, self.regions = dataset, short, long, chunks, regions
+        self.dataset, self.short, self.long, self.chunks = dataset, short, long, chunks
+        self.regions, self.masks = regions, masks
 
     def __getitem__(self, k: int) -> tuple[tuple[int, ...], Batch] | RCNNError:
         """Indices and batch number k, or the error that kept it from being made."""
@@ -219,7 +231,8 @@ class _EvaluationSteps(TorchDataset):
                 if self.regions is not None:
                     regions.append(resize_regions(self.regions(self.dataset, i), before, after))
             names = [self.dataset.name(i) for i in self.chunks[k]]
-            return self.chunks[k], collate(images, truths, names, None if self.regions is None else regions)
+            around = None if self.regions is None else regions
+            return self.chunks[k], collate(images, truths, names, around, masks=self.masks)
         except RCNNError as error:
             return error
 

@@ -20,6 +20,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from rcnn import boxes as box_ops
+from rcnn.data.segments import Frame
 from rcnn.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,11 +67,12 @@ def resize(image: np.ndarray | Tensor, short: int, long: int) -> Tensor:
 
 
 def resize_truth(truth: Truth, before: tuple[int, int], after: tuple[int, int]) -> Truth:
-    """The objects of an image whose (height, width) in pixels goes from `before` to `after`; no segments, no areas."""
+    """The objects of an image whose (height, width) in pixels goes from `before` to `after`; no areas."""
     (h0, w0), (h1, w1) = before, after
     factors = np.array([w1 / w0, h1 / h0, w1 / w0, h1 / h0], np.float64)
     boxes = (truth.boxes * factors).astype(np.float32)
-    return replace(truth, boxes=boxes, segments=[None] * len(boxes), areas=None)
+    frame = (truth.frame or Frame(before)).resized(before, after)
+    return replace(truth, boxes=boxes, areas=None, frame=frame)
 
 
 def resize_regions(regions: np.ndarray, before: Sequence[int], after: Sequence[int]) -> np.ndarray:
@@ -174,23 +176,25 @@ class Augmentation:
         """`apply_with_regions` with the random state at hand."""
         pixels = torch.from_numpy(image if image.flags.writeable else image.copy()).permute(2, 0, 1)
         regions = resize_regions(regions, image.shape[:2], image.shape[:2])  # none may hang over into a wider canvas
+        truth = replace(truth, frame=truth.frame or Frame(tuple(image.shape[:2])))
         # Objects first, then regions: whatever moves boxes moves both.
         sample = _sample(pixels, torch.cat((torch.as_tensor(truth.boxes), torch.as_tensor(regions))))
         if _drawn(self.iou_crop):
             sample, truth = self._cropped(sample, truth)
         if _drawn(self.zoom_out):
-            sample = v2.RandomZoomOut(SURROUND, (1.0, self.zoom_out_side), p=1.0)(sample)
+            sample, truth = self._zoomed_out(sample, truth)
 
+        before = sample["image"].shape[-2:]
         resized = resize(sample["image"].as_subclass(Tensor), short, long)  # [3, h, w]
         if self.photometric:
             resized = resized.contiguous()  # colour arithmetic is several times slower channels-last
         sides = functional.resize(sample["boxes"], list(resized.shape[-2:]))
         sample = {**sample, "image": tv_tensors.Image(resized), "boxes": sides}
+        frame = (truth.frame or Frame(before)).resized(before, resized.shape[-2:])
+        sample, truth = self._mirrored(sample, replace(truth, frame=frame))
 
         sample = v2.Compose(
             [
-                v2.RandomHorizontalFlip(self.flip),
-                v2.RandomVerticalFlip(self.vertical_flip),
                 v2.ColorJitter(*[self.photometric] * 3) if self.photometric else v2.Identity(),
                 v2.ClampBoundingBoxes(),
                 v2.SanitizeBoundingBoxes(LEAST_SIDE, labels_getter=lambda sample: sample["index"]),
@@ -203,6 +207,26 @@ class Augmentation:
             _left(truth, boxes[is_object], index[is_object]),
             boxes[~is_object],
         )
+
+    def _zoomed_out(self, sample: dict[str, Any], truth: Truth) -> tuple[dict[str, Any], Truth]:
+        """The sample on a wider canvas."""
+        canvas = v2.RandomZoomOut(SURROUND, (1.0, self.zoom_out_side), p=1.0)
+        border = canvas.make_params([sample["image"]])["padding"]  # left, top, right, bottom
+        wider = functional.pad(sample["image"], border, fill=list(SURROUND))
+        sample = {**sample, "image": wider, "boxes": functional.pad(sample["boxes"], border)}
+        return sample, replace(truth, frame=truth.frame and truth.frame.moved(-border[0], -border[1]))
+
+    def _mirrored(self, sample: dict[str, Any], truth: Truth) -> tuple[dict[str, Any], Truth]:
+        """The sample mirrored left–right and top–bottom, each as it is drawn."""
+        height, width = sample["image"].shape[-2:]
+        for probability, mirror, extent in (
+            (self.flip, functional.horizontal_flip, {"width": width}),
+            (self.vertical_flip, functional.vertical_flip, {"height": height}),
+        ):
+            if torch.rand(1) < probability:
+                sample = {**sample, "image": mirror(sample["image"]), "boxes": mirror(sample["boxes"])}
+                truth = replace(truth, frame=truth.frame and truth.frame.mirrored(**extent))
+        return sample, truth
 
     def _cropped(self, sample: dict[str, Any], truth: Truth) -> tuple[dict[str, Any], Truth]:
         """The sample in a random window that overlaps some object enough; objects cut too far are ignored."""
@@ -218,7 +242,8 @@ class Augmentation:
         share = box_ops.area(inside.as_subclass(Tensor)[: len(sides)]) / box_ops.area(sides)
         cut = (share < self.visible).numpy()
         sample = {**sample, "image": functional.crop(sample["image"], *window), "boxes": inside}
-        return sample, replace(truth, difficult=truth.difficult | cut)
+        frame = truth.frame and truth.frame.cropped(window[1], window[0], window[3], window[2])
+        return sample, replace(truth, difficult=truth.difficult | cut, frame=frame)
 
 
 def _sample(pixels: Tensor, sides: Tensor) -> dict[str, Any]:
@@ -229,14 +254,14 @@ def _sample(pixels: Tensor, sides: Tensor) -> dict[str, Any]:
 
 
 def _left(truth: Truth, boxes: np.ndarray, index: np.ndarray) -> Truth:
-    """The objects `index` [G'] of `truth`, now at `boxes` [G', 4]; their segments and areas were not carried along."""
+    """The objects `index` [G'] of `truth`, now at `boxes` [G', 4]; their areas were not carried along."""
     return replace(
         truth,
         boxes=boxes,
         labels=truth.labels[index],
         difficult=truth.difficult[index],
         crowd=truth.crowd[index],
-        segments=[None] * len(index),
+        segments=[truth.segments[i] for i in index.tolist()],
         areas=None,
     )
 
