@@ -103,12 +103,15 @@ class GroundTruth(_Movable):
         labels: [B, G] int64 in 0 … K−1; −1 where padded.
         ignore: [B, G] bool: `difficult` and crowd objects, which are neither hit nor miss.
         masks: of the objects, for systems that learn them.
+        semantic: [B, H, W] uint8, the class of each pixel: 0 … K−1, K for background, 255 for void and padding; None
+            for systems that do not learn it.
     """
 
     boxes: Tensor
     labels: Tensor
     ignore: Tensor
     masks: Masks | None = None
+    semantic: Tensor | None = None
 
     @property
     def real(self) -> Tensor:

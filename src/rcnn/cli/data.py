@@ -77,7 +77,7 @@ def check(data: Data, split: Split = None, json: Json = None) -> None:
 @app.command()
 def convert(
     data: Data,
-    to: Annotated[str, typer.Option(help="voc, coco or yolo.", metavar="FORMAT")],
+    to: Annotated[str, typer.Option(help="voc, coco, yolo or masks.", metavar="FORMAT")],
     out: Annotated[Path, typer.Option(help="New folder to write.", metavar="DIR")],
 ) -> None:
     """The same in another format, without loss.
@@ -111,6 +111,8 @@ def _print_summary(summary: dict[str, Any]) -> None:
     console.print(f"image sizes: {told}; {sizes['distinct']} different")
     _print_quantiles(summary["object_size"], summary["objects_per_image"])
     _print_classes(summary["classes"])
+    if "label_maps" in summary:
+        _print_label_maps(summary["label_maps"])
     for advice in summary["advice"]:
         console.print(f"• {advice}")
 
@@ -141,6 +143,12 @@ def _print_classes(classes: dict[str, dict[str, int]]) -> None:
         bar = "█" * max(round(24 * row["objects"] / most), bool(row["objects"]))
         table.add_row(name, str(row["objects"]), str(row["images"]), bar)
     cli.console().print(table)
+
+
+def _print_label_maps(maps: dict[str, Any]) -> None:
+    """Prints how many images have a label map, and each class's share of their pixels."""
+    shares = ", ".join(f"{name} {share:.1%}" for name, share in maps["share"].items() if share)
+    cli.console().print(f"label maps: {maps['images']} images; pixels: {shares}")
 
 
 def _draw_samples(dataset: Dataset, out: Path) -> None:

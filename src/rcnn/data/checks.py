@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rcnn.data.dataset import DIGITS, folder_of, open_dataset, recognise, size_problem
+from rcnn.data.dataset import DIGITS, folder_of, open_dataset, read_labels, recognise, size_problem
 from rcnn.data.images import read_image
 from rcnn.data.index import Index
 from rcnn.data.problems import Problem, Progress, silent
@@ -53,6 +53,7 @@ def check(data: str, split: str | None = None, progress: Progress = silent) -> F
     _, rows, _ = choose(index, split, data)
     problems += _shared_between_splits(index)
     problems += _check_images(index, rows, folder_of(root), progress)
+    problems += _check_maps(index, rows, folder_of(root))
     counts = np.diff(index.first)[rows]
     return Findings(len(rows), int(counts.sum()), problems)
 
@@ -69,6 +70,23 @@ def _shared_between_splits(index: Index) -> list[Problem]:
         for first, second in combinations(files, 2)
         for file in sorted(files[first] & files[second])
     ]
+
+
+def _check_maps(index: Index, rows: np.ndarray, folder: Path) -> list[Problem]:
+    """Reads the label maps of `rows` [n]; reports those that cannot be used."""
+
+    def check_one(row: int) -> Problem | None:
+        """What is wrong with one map, if anything."""
+        try:
+            read_labels(index, folder, row)
+        except UserError as error:
+            what, _, fix = str(error).partition("; ")
+            return Problem(f"'{folder / index.map(row)}'", what, fix or "write it again")
+        return None
+
+    mapped = [row for row in rows.tolist() if index.map(row)]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return [problem for problem in pool.map(check_one, mapped) if problem is not None]
 
 
 def _check_images(index: Index, rows: np.ndarray, folder: Path, progress: Progress) -> list[Problem]:

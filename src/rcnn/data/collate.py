@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rcnn.data.segments import Frame, segment_runs
+from rcnn.data.semantic import VOID, in_frame
 from rcnn.structures import Batch, GroundTruth, ImageBatch, Masks, Proposals, padded
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def collate(
     truth = collate_truths(truths)
     if masks:
         truth.masks = collate_masks(truths, [image.shape[-2:] for image in images], truth.labels.shape[1])
+    if truths and all(truth.semantic is not None for truth in truths):
+        truth.semantic = collate_maps(truths, [image.shape[-2:] for image in images], (height, width))
     return Batch(ImageBatch(pixels, sizes), truth, tuple(names), proposals)
 
 
@@ -110,6 +113,16 @@ def collate_masks(truths: Sequence[Truth], sizes: Sequence[Sequence[int]], count
         windows=torch.tensor([frame.visible for frame in frames], dtype=torch.float32),
         frames=torch.tensor([[*frame.scale, *frame.shift] for frame in frames], dtype=torch.float32),
     )
+
+
+def collate_maps(truths: Sequence[Truth], sizes: Sequence[Sequence[int]], padded_to: tuple[int, int]) -> Tensor:
+    """Label maps of B images of `sizes` (height, width): uint8 [B, H, W], void in the padding up to (H, W)."""
+    maps = torch.full((len(truths), *padded_to), VOID, dtype=torch.uint8)
+    for canvas, truth, (height, width) in zip(maps, truths, sizes, strict=True):
+        assert truth.semantic is not None
+        frame = truth.frame or Frame(truth.semantic.shape)
+        canvas[:height, :width] = torch.from_numpy(in_frame(truth.semantic, frame, (height, width)))
+    return maps
 
 
 def capacity(objects: int) -> int:

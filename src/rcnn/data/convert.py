@@ -17,6 +17,7 @@ from PIL import Image
 
 from rcnn.data.dataset import Dataset, open_dataset
 from rcnn.data.problems import Progress, silent
+from rcnn.data.semantic import in_file
 from rcnn.data.splits import ALL
 from rcnn.data.writers import WRITERS, Entry, Writer
 from rcnn.errors import UserError, nearest
@@ -36,7 +37,7 @@ class Conversion:
 
 
 def convert(data: str | Path, to: str, out: str | Path, progress: Progress = silent) -> Conversion:
-    """Writes the data set `data` in the format `to` (voc, coco or yolo) into the new folder `out`.
+    """Writes the data set `data` in the format `to` (voc, coco, yolo or masks) into the new folder `out`.
 
     `progress` gives, for a number of images, a context whose function is told how many were copied.
 
@@ -48,7 +49,7 @@ def convert(data: str | Path, to: str, out: str | Path, progress: Progress = sil
         raise UserError(f"there is no format '{to}'{nearest(to, WRITERS)}")
     out = Path(out)
     _require_free(out)
-    dataset = open_dataset(data)
+    dataset, maps = _opened(data, to)
     if dataset.path(0) is not None and out.resolve().is_relative_to(dataset.root.resolve()):
         raise UserError(f"'{out}' lies inside the data set '{dataset.root}' itself; name a folder elsewhere for --out")
     writer, notes = WRITERS[to], [dataset.note] if dataset.note else []
@@ -59,6 +60,7 @@ def convert(data: str | Path, to: str, out: str | Path, progress: Progress = sil
         try:
             beside.mkdir(parents=True)
             _place_images(dataset, splits, names, beside, writer, progress)
+            _place_maps(dataset, maps, splits, names, beside, writer)
             entries = [Entry(names[i], dataset.size(i), dataset.truth(i)) for i in range(len(dataset))]
             writer.write(beside, dataset.classes, entries, splits)
             os.replace(beside, out)
@@ -66,8 +68,26 @@ def convert(data: str | Path, to: str, out: str | Path, progress: Progress = sil
             shutil.rmtree(beside, ignore_errors=True)
     if (out / "rcnn.json").exists():
         notes.append("YOLO's labels cannot say difficult, crowd, areas or masks beside boxes: those are in rcnn.json.")
-    objects = sum(len(entry.truth) for entry in entries)
+    if maps is not None and writer.map_path is None:
+        notes.append(f"{len(maps)} label maps were left behind: {to} has no place for them, voc and masks have.")
+    if not writer.boxes and any(len(entry.truth) for entry in entries):
+        notes.append("The objects' boxes were left behind: this format has label maps only.")
+    objects = sum(len(entry.truth) for entry in entries) if writer.boxes else 0
     return Conversion(len(entries), objects, {split: len(members) for split, members in splits.items()}, notes)
+
+
+def _opened(data: str | Path, to: str) -> tuple[Dataset, Dataset | None]:
+    """The data set, and that of its images which have label maps; None where none has.
+
+    A format that has nothing else takes the images with label maps only.
+    """
+    try:
+        maps = open_dataset(data, semantic=True)
+    except UserError:
+        if not WRITERS[to].boxes:
+            raise
+        return open_dataset(data), None
+    return open_dataset(data) if WRITERS[to].boxes else maps, maps
 
 
 def _require_free(out: Path) -> None:
@@ -80,10 +100,9 @@ def _require_free(out: Path) -> None:
 
 def _splits(dataset: Dataset, to: str, writer: Writer, notes: list[str]) -> dict[str, list[int]]:
     """Which images (by number in `dataset`, which holds all) each split of the result has."""
+    own = {split: rows for split, rows in dataset.index.members.items() if split in dataset.splits}
     members = {
-        split: np.searchsorted(dataset.rows, dataset.index.members[split]).tolist()
-        for split in dataset.splits
-        if split in dataset.index.members
+        split: np.searchsorted(dataset.rows, rows[np.isin(rows, dataset.rows)]).tolist() for split, rows in own.items()
     }
     if writer.any_split:
         return members
@@ -142,6 +161,26 @@ def _writable(name: str) -> str:
     parts = [part.strip() for part in name.split("/") if part.strip() not in ("", ".", "..")]
     name = "/".join(parts) or "image"
     return name if os.path.splitext(name)[1] else f"{name}.jpg"
+
+
+def _place_maps(
+    dataset: Dataset,
+    maps: Dataset | None,
+    splits: dict[str, list[int]],
+    names: list[str],
+    folder: Path,
+    writer: Writer,
+) -> None:
+    """Writes each label map as a palette PNG to where its format keeps it."""
+    if maps is None or writer.map_path is None:
+        return
+    split_of = {i: split for split, part in reversed(splits.items()) for i in part}
+    place = {int(row): k for k, row in enumerate(maps.rows)}
+    for i, row in enumerate(dataset.rows.tolist()):
+        if row in place:
+            target = (folder / writer.map_path(split_of[i], names[i])).with_suffix(".png")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            in_file(maps.label_map(place[row]), len(maps.classes)).save(target)
 
 
 def _place_images(

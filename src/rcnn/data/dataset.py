@@ -15,17 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from rcnn.data import cache, coco, voc, yolo
+from rcnn.data import cache, coco, label_maps, voc, yolo
 from rcnn.data.folders import require_exists, unrecognised
 from rcnn.data.images import image_size, read_image, stored_size
 from rcnn.data.index import Index
 from rcnn.data.problems import Problem, refuse
 from rcnn.data.segments import Frame
+from rcnn.data.semantic import Coding, renumbered
 from rcnn.data.splits import available, choose
 from rcnn.errors import UserError, nearest
 
 DIGITS = "digits"
-_FORMATS: tuple[ModuleType, ...] = (voc, yolo, coco)
+_FORMATS: tuple[ModuleType, ...] = (voc, label_maps, yolo, coco)
 
 
 @dataclass
@@ -39,7 +40,9 @@ class Truth:
         crowd: [G] bool: a region of many objects rather than one.
         segments: one entry an object: COCO polygons (lists of x, y), a COCO RLE dictionary, or None.
         areas: [G] float64 square pixels as the annotation states them, NaN where it states none; None: none does.
-        frame: in which pixels the segments are; None for the image's own.
+        frame: in which pixels the segments and the map are; None for the image's own.
+        semantic: uint8 [H, W], the class of each pixel: 0 … K−1, K for background, 255 for void; None where it was not
+            asked for.
     """
 
     boxes: np.ndarray
@@ -49,6 +52,7 @@ class Truth:
     segments: list[Any]
     areas: np.ndarray | None = None
     frame: Frame | None = None
+    semantic: np.ndarray | None = None
 
     @property
     def ignore(self) -> np.ndarray:
@@ -70,6 +74,7 @@ class Dataset:
         classes: class names that labels index.
         note: sentences for the user: what stands in for a missing split, which file was chosen, boxes that were cut.
         root: the folder that image paths count from.
+        semantic: whether truths come with their label maps; images without one are left out then.
     """
 
     def __init__(
@@ -82,6 +87,8 @@ class Dataset:
         split: str | None = None,
         classes: Sequence[str] | None = None,
         arrays: Sequence[np.ndarray] | None = None,
+        semantic: bool = False,
+        maps: Sequence[np.ndarray] | None = None,
     ) -> None:
         self.index, self.data, self.format, self.root = index, data, format, root
         self.splits = available(index)
@@ -89,10 +96,11 @@ class Dataset:
         self.classes = index.classes if classes is None else _require_classes(classes, index.classes, data)
         self._kept = np.full(len(index.classes), -1, np.int64)
         self._kept[[index.classes.index(name) for name in self.classes]] = np.arange(len(self.classes))
-        self._arrays = arrays
+        self._arrays, self._maps, self.semantic = arrays, maps, semantic
+        unmapped = self._leave_unmapped() if semantic and maps is None else ""
         clipped = index.facts.get("clipped", 0)
         cut = f"Boxes cut because they passed their image's edge by up to 1 px: {clipped}." if clipped else ""
-        self.note = " ".join(part for part in (missing, index.facts.get("note", ""), cut) if part)
+        self.note = " ".join(part for part in (missing, unmapped, index.facts.get("note", ""), cut) if part)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -103,7 +111,7 @@ class Dataset:
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # A worker process that is not forked opens images in memory anew instead of being sent them.
         if self._arrays is not None:
-            return _reopen, (self.data, self.split, self.classes)
+            return _reopen, (self.data, self.split, self.classes, self.semantic)
         return super().__reduce_ex__(protocol)  # type: ignore[return-value]
 
     def name(self, i: int) -> str:
@@ -151,7 +159,31 @@ class Dataset:
             crowd=np.array(index.crowd[of])[kept],
             segments=[json.loads(text) if text else None for text in segments],
             areas=np.array(index.areas[of])[kept],
+            semantic=self.label_map(i) if self.semantic else None,
         )
+
+    def label_map(self, i: int) -> np.ndarray:
+        """The class of each pixel of image i, which has a map: uint8 [H, W] as of `Truth.semantic`.
+
+        Raises:
+            UserError: the map is missing or damaged, is not of the image's size, or has a value without a class.
+        """
+        if self._maps is not None:
+            return renumbered(self._maps[self.rows[i]], self._kept)
+        labels = read_labels(self.index, self.root, int(self.rows[i]))
+        return renumbered(labels, self._kept)
+
+    def _leave_unmapped(self) -> str:
+        """Leaves out the images without a label map, and says so."""
+        lengths = np.diff(self.index.maps.offsets)[self.rows]
+        if not lengths.any():
+            raise UserError(
+                f"data '{self.data}' has no label maps for its split '{self.split}'; expected digits, SegmentationClass"
+                " in a VOC root, or a folder with images, masks and classes.txt"
+            )
+        self.rows = self.rows[lengths > 0]
+        left = int((lengths == 0).sum())
+        return f"Images of {self.split} left out because they have no label map: {left} of {len(lengths)}." * bool(left)
 
     @property
     def masked(self) -> np.ndarray:
@@ -181,30 +213,36 @@ class Dataset:
         return of[chosen], np.repeat(np.arange(len(self)), counts)[chosen]
 
 
-def open_dataset(data: str | Path, split: str | None = None, *, classes: Sequence[str] | None = None) -> Dataset:
-    """Opens `digits`, a VOC root, a COCO folder or JSON, or a YOLO `data.yaml`, whichever it is.
+def open_dataset(
+    data: str | Path, split: str | None = None, *, classes: Sequence[str] | None = None, semantic: bool = False
+) -> Dataset:
+    """Opens `digits`, a VOC root, a COCO folder or JSON, a YOLO `data.yaml` or label maps, whichever it is.
 
     Annotations are parsed and checked once; unchanged ones come from the cache after that. Without a `split` the data
-    set holds all images. A missing train or val split is made up by convention, and `note` says how.
+    set holds all images. A missing train or val split is made up by convention, and `note` says how. With `semantic`,
+    truths come with label maps, and images without one are left out.
 
     Raises:
         UserError: nothing known is found, an annotation is unsound, or there is no such split or class.
     """
     if str(data) == DIGITS and not Path(data).exists():
-        from rcnn.data.embedded import read_digits
+        from rcnn.data.embedded import digits_maps, read_digits
 
         index, arrays = read_digits(split)
-        return Dataset(index, data=DIGITS, format=DIGITS, root=Path(), split=split, classes=classes, arrays=arrays)
+        inside = {"arrays": arrays, "maps": digits_maps(split) if semantic else None}
+        asked = {"split": split, "classes": classes, "semantic": semantic}
+        return Dataset(index, data=DIGITS, format=DIGITS, root=Path(), **asked, **inside)
     root = Path(data)
     reader = recognise(root)
     state = cache.fingerprint(root, [reader.FORMAT, *reader.files(root)])
     index = cache.cached(root, state, lambda: _read(reader, root))
-    return Dataset(index, data=str(data), format=reader.FORMAT, root=folder_of(root), split=split, classes=classes)
+    asked = {"split": split, "classes": classes, "semantic": semantic}
+    return Dataset(index, data=str(data), format=reader.FORMAT, root=folder_of(root), **asked)
 
 
-def _reopen(data: str, split: str, classes: tuple[str, ...]) -> Dataset:
+def _reopen(data: str, split: str, classes: tuple[str, ...], semantic: bool) -> Dataset:
     """`open_dataset` for pickle, which passes arguments by place."""
-    return open_dataset(data, split, classes=classes)
+    return open_dataset(data, split, classes=classes, semantic=semantic)
 
 
 def recognise(root: Path) -> ModuleType:
@@ -225,6 +263,23 @@ def recognise(root: Path) -> ModuleType:
 def folder_of(root: Path) -> Path:
     """The folder that image paths count from."""
     return root if root.is_dir() else root.parent
+
+
+def read_labels(index: Index, root: Path, row: int) -> np.ndarray:
+    """The label map of an image of the index as int16 [H, W]: its classes, −1 for background, −2 for void.
+
+    Raises:
+        UserError: as of `Coding.labels`, or the map's size is not the image's.
+    """
+    path = root / index.map(row)
+    labels = Coding.of_fact(index.facts["maps"]).labels(path)
+    (height, width), (rows, columns) = index.sizes[row].tolist(), labels.shape
+    if (rows, columns) != (height, width):
+        raise UserError(
+            f"label map '{path}' is {columns}×{rows} pixels where its image '{index.name(row)}' is {width}×{height};"
+            " make it as large as the image"
+        )
+    return labels
 
 
 def size_problem(path: Path, annotated: tuple[int, int]) -> Problem:

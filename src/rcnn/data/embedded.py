@@ -25,6 +25,12 @@ def read_digits(split: str | None) -> tuple[Index, list[np.ndarray]]:
     return builder.build(), arrays
 
 
+def digits_maps(split: str | None) -> list[np.ndarray]:
+    """The label maps of the images that `read_digits` gives, int16 [H, W]: a digit's class, −1 for background."""
+    made = [digits.generate(name) for name in digits.SPLITS if split not in digits.SPLITS or split == name]
+    return [values.astype(np.int16) - 1 for part in made for values in part.semantic]
+
+
 def _add_objects(builder: IndexBuilder, boxes: np.ndarray, labels: np.ndarray, instances: np.ndarray) -> None:
     """Adds one image's digits: boxes [G, 4], labels [G], instances [H, W] with k + 1 where digit k is seen."""
     for k, (box, label) in enumerate(zip(boxes.tolist(), labels.tolist(), strict=True)):

@@ -62,7 +62,8 @@ def unrecognised(path: Path) -> str:
     """The sentence for a path that is no data set, with what was looked for."""
     return (
         f"data '{path}' is none of: a VOC root (a folder with Annotations, JPEGImages, ImageSets/Main), a COCO folder "
-        "(annotations/*.json, or a JSON beside its images), a YOLO data.yaml, or 'digits'"
+        "(annotations/*.json, or a JSON beside its images), a YOLO data.yaml, label maps (a folder with images, masks "
+        "and classes.txt), or 'digits'"
     )
 
 

@@ -38,7 +38,7 @@ def read_image(path: str | Path) -> np.ndarray:
         with Image.open(path) as image:
             return to_rgb(image)
     except Exception as error:  # Pillow's decoders raise whatever they stumble over in broken bytes
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
@@ -71,10 +71,10 @@ def stored_size(path: str | Path) -> tuple[tuple[int, int], bool]:
             exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
             return (image.height, image.width), exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
     except Exception as error:  # as in read_image
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: Exception) -> UserError:
+def unreadable(path: Path, error: Exception) -> UserError:
     """The sentence that tells why the image at `path` cannot be used."""
     if not path.exists():
         return UserError(f"image '{path}' does not exist")

@@ -50,6 +50,7 @@ class Index:
         classes: names; labels index them.
         names: N image names, relative to the folder of images.
         files: N image paths, relative to `root`; empty where images live in memory.
+        maps: N paths of label maps, relative to `root`; empty where there is none.
         sizes: [N, 2] int32 height and width in pixels, upright.
         first: [N + 1] int64; image i has the objects first[i] … first[i + 1] − 1.
         boxes: [G, 4] float32 pixels.
@@ -59,12 +60,14 @@ class Index:
         areas: [G] float64 square pixels as the annotation states them (COCO's `area`); NaN where it states none.
         segments: G masks as JSON (COCO polygons or RLE), empty where there is none.
         members: rows of the images in each split, [n] int64.
-        facts: what else the reader wants told: `note` (a sentence), `clipped` (boxes cut by up to 1 px).
+        facts: what else the reader wants told: `note` (a sentence), `clipped` (boxes cut by up to 1 px), `maps` (how
+            label maps say the classes, as of `semantic.Coding`).
     """
 
     classes: tuple[str, ...]
     names: Strings
     files: Strings
+    maps: Strings
     sizes: np.ndarray
     first: np.ndarray
     boxes: np.ndarray
@@ -88,6 +91,10 @@ class Index:
         """Path of image i, relative to the data set's root."""
         return self.files[i].decode("utf-8", "surrogateescape")
 
+    def map(self, i: int) -> str:
+        """Path of image i's label map, relative to the data set's root; empty where there is none."""
+        return self.maps[i].decode("utf-8", "surrogateescape")
+
     def objects(self, i: int) -> slice:
         """Which rows of the object columns belong to image i."""
         return slice(int(self.first[i]), int(self.first[i + 1]))
@@ -99,7 +106,7 @@ class Index:
         return Index, tuple(getattr(self, name) for name in Index.__dataclass_fields__ if name != "folder")
 
 
-_STRINGS = ("names", "files", "segments")
+_STRINGS = ("names", "files", "maps", "segments")
 _ARRAYS = ("sizes", "first", "boxes", "labels", "difficult", "crowd", "areas")
 
 
@@ -162,7 +169,7 @@ def _require_sound(index: Index) -> None:
 
 def _strings_of(index: Index, images: int, objects: int) -> list[tuple[Strings, int]]:
     """The string columns with the length each must have."""
-    return [(index.names, images), (index.files, images), (index.segments, objects)]
+    return [(index.names, images), (index.files, images), (index.maps, images), (index.segments, objects)]
 
 
 def _is_offsets(offsets: np.ndarray, count: int, end: int) -> bool:
@@ -182,6 +189,7 @@ class IndexBuilder:
         self.classes = list(classes)
         self.names: list[bytes] = []
         self.files: list[bytes] = []
+        self.maps: list[bytes] = []
         self.sizes: list[tuple[int, int]] = []
         self.counts: list[int] = []
         self.boxes: list[Sequence[float]] = []
@@ -195,10 +203,11 @@ class IndexBuilder:
         self.sources: list[str] = []
         self.marks: list[str | int] = []
 
-    def image(self, name: str, file: str, size: tuple[int, int], source: str) -> int:
+    def image(self, name: str, file: str, size: tuple[int, int], source: str, *, map: str = "") -> int:
         """Begins the next image and returns its row; the objects that follow are its own."""
         self.names.append(name.encode("utf-8", "surrogateescape"))
         self.files.append(file.encode("utf-8", "surrogateescape"))
+        self.maps.append(map.encode("utf-8", "surrogateescape"))
         self.sizes.append(size)
         self.counts.append(0)
         self.sources.append(source)
@@ -239,6 +248,7 @@ class IndexBuilder:
             classes=tuple(self.classes),
             names=Strings.of(self.names),
             files=Strings.of(self.files),
+            maps=Strings.of(self.maps),
             sizes=np.asarray(self.sizes, np.int32).reshape(-1, 2),
             first=first,
             boxes=boxes,

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from rcnn.data.dataset import Dataset
+from rcnn.data.dataset import Dataset, open_dataset
+from rcnn.data.semantic import BACKGROUND_NAME, VOID, VOID_NAME
+from rcnn.errors import UserError
 
 _QUANTILES = {"smallest": 0.0, "5%": 0.05, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%": 0.95, "largest": 1.0}
 _SEEN_BY_FPN = 16  # pixels: an object below this has too few cells on the finest level of stride 4 to be told reliably
@@ -18,6 +20,7 @@ _SEEN_BY_C4 = 32  # and below this, on the single level of stride 16
 _LARGEST_SCALE = 2.5  # beyond it, magnified images cost more than they show
 _FEW = 30  # objects of a class
 _MOST_DETECTIONS = 100  # an image, in COCO's protocol
+_MAPS = 300  # label maps that are looked at, spread over the split
 
 
 def summarise(dataset: Dataset) -> dict[str, Any]:
@@ -43,6 +46,8 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
         "annotated_twice": _count_twice(columns),
         "note": dataset.note,
     }
+    if maps := _label_maps(dataset):
+        summary["label_maps"] = maps
     return summary | {"advice": _advice(summary, dataset, per_image)}
 
 
@@ -69,6 +74,21 @@ def _quantiles(values: np.ndarray) -> dict[str, float]:
     return {name: round(float(np.quantile(values, q)), 1) for name, q in _QUANTILES.items()}
 
 
+def _label_maps(dataset: Dataset) -> dict[str, Any]:
+    """How many images have a label map, and the share of the pixels that each class has of some of them; {} of none."""
+    try:
+        mapped = open_dataset(dataset.data, dataset.split, classes=dataset.classes, semantic=True)
+    except UserError:
+        return {}
+    counts = np.zeros(256, np.int64)
+    for k in range(looked := min(len(mapped), _MAPS)):
+        counts += np.bincount(mapped.label_map(k * len(mapped) // looked).ravel(), minlength=256)
+    names = {name: label for label, name in enumerate(mapped.classes)}
+    names |= {BACKGROUND_NAME: len(names), VOID_NAME: VOID}
+    shares = {name: round(float(counts[label] / counts.sum()), 5) for name, label in names.items()}
+    return {"images": len(mapped), "looked_at": looked, "share": shares}
+
+
 def _count_twice(columns: dict[str, np.ndarray]) -> int:
     """Objects that repeat another's image, class and box."""
     rows = np.column_stack([columns["image"], columns["labels"], columns["boxes"]])
@@ -79,7 +99,8 @@ def _advice(summary: dict[str, Any], dataset: Dataset, per_image: np.ndarray) ->
     """What the figures suggest doing, most important first."""
     advice = [*_advice_on_size(summary, dataset), *_advice_on_classes(summary)]
     if summary["objects"] == 0:
-        return ["There are no objects: nothing can be learned or judged here."]
+        learns = "only an FCN can learn from the label maps" if "label_maps" in summary else "nothing can be learned"
+        return [f"There are no objects: {learns} here."]
     if summary["images"] < 300:
         advice.append(f"{summary['images']} images are few: start from pretrained weights (`--weights FILE`).")
     if summary["images_without_objects"] > summary["images"] / 2:

@@ -20,9 +20,11 @@ from rcnn.data.images import image_size, is_image
 from rcnn.data.index import Index, IndexBuilder
 from rcnn.data.problems import Problem, check_boxes
 from rcnn.data.segments import require_segment
+from rcnn.data.semantic import voc_coding
 from rcnn.errors import UserError, nearest
 
 FORMAT = "VOC"
+MAPS, SEGMENTED = "SegmentationClass", Path("ImageSets") / "Segmentation"
 
 # A line of a class's own list, as in dog_train.txt: the image, and whether it shows the class.
 _PRESENCE = re.compile(r"\S\s+(-1|0|1)$")
@@ -36,7 +38,8 @@ def recognise(root: Path) -> bool:
 def files(root: Path) -> list[str]:
     """Paths of everything that the index depends on."""
     found = [str(root / "classes.txt"), str(root / "JPEGImages")]
-    for folder in (root / "ImageSets" / "Main", root / "Annotations"):
+    found += sorted(folder for folder, _, _ in os.walk(root / MAPS))
+    for folder in (root / "ImageSets" / "Main", root / SEGMENTED, root / "Annotations"):
         found.append(str(folder))
         found += sorted(os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names)
     return found
@@ -52,17 +55,23 @@ def read(root: Path) -> tuple[Index, list[Problem]]:
     lists = _lists(root, problems)
     fixed = _class_file(root)
     builder = IndexBuilder(fixed or ())
-    images = _Images(root / "JPEGImages")
+    images, listing = _Images(root / "JPEGImages"), Folders()
     rows: dict[str, int] = {}
     for name in dict.fromkeys(name for names in lists.values() for name in names):
         try:
             rows[name] = _read_annotation(root, name, images, builder, problems, bool(fixed))
+            if listing.has(root / MAPS / f"{name}.png"):
+                builder.maps[rows[name]] = f"{MAPS}/{name}.png".encode("utf-8", "surrogateescape")
         except _Faulty as fault:
             problems.append(fault.problem)
     builder.members = {split: [rows[name] for name in names if name in rows] for split, names in lists.items()}
     if not fixed:
         _sort_classes(builder)
-    index = builder.build()
+    facts = {}
+    if any(builder.maps):
+        facts["maps"] = voc_coding(builder.classes, bool(fixed)).fact
+        problems += _missing_maps(root, listing)
+    index = builder.build(facts)
     return index, problems + check_boxes(builder, index)
 
 
@@ -157,6 +166,20 @@ def _class_file(root: Path) -> list[str]:
     if len(set(names)) < len(names):
         raise UserError(f"'{path}' names a class twice: {next(n for n in names if names.count(n) > 1)}")
     return names
+
+
+def _missing_maps(root: Path, listing: Folders) -> list[Problem]:
+    """Images that a list of ImageSets/Segmentation names though they have no label map."""
+    missing = [
+        (path, name)
+        for path in sorted((root / SEGMENTED).glob("*.txt"))
+        for name in filter(None, map(str.strip, read_lines(path)))
+        if not listing.has(root / MAPS / f"{name}.png")
+    ]
+    return [
+        Problem(f"'{path}'", f"the label map '{root / MAPS / name}.png' is missing", "add it or take its name out")
+        for path, name in missing
+    ]
 
 
 class _Images:

@@ -17,6 +17,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 
 from rcnn.data.dataset import Truth
+from rcnn.data.label_maps import CLASSES, IMAGES, MAPS
 from rcnn.data.segments import segment_area
 from rcnn.data.yolo import FACTS
 from rcnn.errors import UserError
@@ -44,11 +45,15 @@ class Writer:
         write: writes annotations into a folder, given the class names, the entries, and which of them each split has.
         image_path: where an image of a split is kept, from its split and name.
         any_split: whether splits beside train, val and test can be told; they may overlap if so.
+        map_path: where the label map of an image is kept, from its split and name; None where the format has no place.
+        boxes: whether the format has a place for objects.
     """
 
     write: Callable[[Path, Sequence[str], Sequence[Entry], Mapping[str, Sequence[int]]], None]
     image_path: Callable[[str, str], str]
     any_split: bool
+    map_path: Callable[[str, str], str] | None = None
+    boxes: bool = True
 
 
 def write_voc(
@@ -201,8 +206,31 @@ def _yolo_lines(entry: Entry) -> tuple[str, dict[str, Any]]:
     return "".join(f"{line}\n" for line in lines), facts
 
 
+def write_label_maps(
+    folder: Path, classes: Sequence[str], entries: Sequence[Entry], splits: Mapping[str, Sequence[int]]
+) -> None:
+    """Writes classes.txt; images and maps are in their places."""
+    _write_text(folder / CLASSES, "".join(f"{name}\n" for name in classes))
+
+
+def _in_split(folder: str, split: str, name: str) -> str:
+    return f"{folder}/{name}" if split == "all" else f"{folder}/{split}/{name}"
+
+
 WRITERS = {
-    "voc": Writer(write_voc, lambda split, name: f"JPEGImages/{name}", any_split=True),
+    "voc": Writer(
+        write_voc,
+        lambda split, name: f"JPEGImages/{name}",
+        any_split=True,
+        map_path=lambda split, name: f"SegmentationClass/{name}",
+    ),
+    "masks": Writer(
+        write_label_maps,
+        lambda split, name: _in_split(IMAGES, split, name),
+        any_split=False,
+        map_path=lambda split, name: _in_split(MAPS, split, name),
+        boxes=False,
+    ),
     "coco": Writer(write_coco, lambda split, name: f"images/{name}", any_split=False),
     "yolo": Writer(write_yolo, lambda split, name: f"images/{split}/{name}", any_split=False),
 }
