@@ -15,6 +15,7 @@ from rcnn.kernels.forms import array_form, form
 from rcnn.kernels.grouping import Histograms, group, histograms
 from rcnn.kernels.matching import match
 from rcnn.kernels.nms import nms
+from rcnn.kernels.paste import paste
 from rcnn.kernels.roi_align import roi_align
 from rcnn.kernels.roi_pool import roi_pool
 from rcnn.kernels.roi_warp import roi_warp
@@ -38,6 +39,7 @@ __all__ = [
     "segment",
     "histograms",
     "group",
+    "paste",
     "array_form",
     "form",
 ]

@@ -9,6 +9,7 @@ from rcnn.kernels.cpu.colour import bin_numbers, convert, smooth
 from rcnn.kernels.cpu.grouping import group, histograms
 from rcnn.kernels.cpu.matching import match
 from rcnn.kernels.cpu.nms import nms
+from rcnn.kernels.cpu.paste import paste
 from rcnn.kernels.cpu.roi_align import roi_align, roi_align_backward
 from rcnn.kernels.cpu.roi_pool import roi_pool, roi_pool_backward
 from rcnn.kernels.cpu.roi_warp import roi_warp, roi_warp_backward
@@ -33,5 +34,6 @@ __all__ = [
     "segment",
     "histograms",
     "group",
+    "paste",
     "run",
 ]

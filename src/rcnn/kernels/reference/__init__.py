@@ -9,6 +9,7 @@ from rcnn.kernels.reference.colour import bin_numbers, convert, smooth
 from rcnn.kernels.reference.grouping import group, histograms
 from rcnn.kernels.reference.matching import match
 from rcnn.kernels.reference.nms import nms
+from rcnn.kernels.reference.paste import paste
 from rcnn.kernels.reference.roi_align import roi_align, roi_align_backward
 from rcnn.kernels.reference.roi_pool import roi_pool, roi_pool_backward
 from rcnn.kernels.reference.roi_warp import roi_warp, roi_warp_backward
@@ -32,6 +33,7 @@ __all__ = [
     "segment",
     "histograms",
     "group",
+    "paste",
     "run",
 ]
 
