@@ -69,6 +69,30 @@ def roi_cases() -> Iterator[Case]:
     yield "roi_pool C512 7×7, 2000 RoIs backward", backward(ours, last), backward(theirs, feature)
 
 
+def position_sensitive_cases() -> Iterator[Case]:
+    """Position-sensitive pooling of 300 RoIs for 81 classes and 7 × 7 bins, each side from its own channel order."""
+    torch.manual_seed(0)
+    theirs = torch.randn(1, 81 * 49, 38, 63)
+    last = kernels.from_caffe_order(theirs[0], 7)[None].contiguous(memory_format=torch.channels_last)
+    boxes, valid = some_boxes(300, 600, 1000, 32, 400), torch.ones(1, 300, dtype=torch.bool)
+    rois = torch.cat((torch.zeros(300, 1), boxes), 1)
+    for rule in ("torchvision", "align"):
+
+        def ours(feature: torch.Tensor, rule=rule) -> torch.Tensor:
+            return kernels.ps_roi_pool(feature, boxes[None], valid, stride=16, size=7, rule=rule)[0]
+
+        def peer(feature: torch.Tensor, rule=rule) -> torch.Tensor:
+            if rule == "align":
+                return torchvision.ops.ps_roi_align(feature, rois, 7, 1 / 16, 2)
+            return torchvision.ops.ps_roi_pool(feature, rois, 7, 1 / 16)
+
+        name = f"ps_roi_{'align' if rule == 'align' else 'pool'} 81×7×7, 300 RoIs"
+        yield name, lambda ours=ours: ours(last), lambda peer=peer: peer(theirs)
+        peer_backward = backward(peer, theirs)
+        # Flat, and so not compared: each side's gradient is in its own channel order.
+        yield name + " backward", backward(ours, last), lambda run=peer_backward: run().flatten()
+
+
 def backward(pool: Callable[[torch.Tensor], torch.Tensor], feature: torch.Tensor) -> Callable[[], torch.Tensor]:
     """Only the backward pass of a pooling function."""
     leaf = feature.clone().requires_grad_()
@@ -145,7 +169,7 @@ def main() -> None:
     wanted = sys.argv[2:]
     print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, {torch.get_num_threads()} threads")
     print(f"{'':44}{'ours ms':>9}{'peer ms':>9}{'ratio':>8}  largest difference")
-    for cases in (roi_cases, nms_cases, match_cases):
+    for cases in (roi_cases, position_sensitive_cases, nms_cases, match_cases):
         for name, ours, theirs in cases():
             if wanted and not any(word in name for word in wanted):
                 continue

@@ -16,6 +16,7 @@ from rcnn.kernels.grouping import Histograms, group, histograms
 from rcnn.kernels.matching import match
 from rcnn.kernels.nms import nms
 from rcnn.kernels.paste import paste
+from rcnn.kernels.ps_roi_pool import from_caffe_order, ps_roi_pool, to_caffe_order
 from rcnn.kernels.roi_align import roi_align
 from rcnn.kernels.roi_pool import roi_pool
 from rcnn.kernels.roi_warp import roi_warp
@@ -26,6 +27,9 @@ __all__ = [
     "nms",
     "roi_align",
     "roi_pool",
+    "ps_roi_pool",
+    "from_caffe_order",
+    "to_caffe_order",
     "roi_warp",
     "match",
     "warp",

@@ -15,6 +15,8 @@ import torchvision
 from torch import Tensor
 
 from rcnn.kernels.reference.matching import match
+from rcnn.kernels.reference.ps_roi_pool import ps_roi_pool as pool_by_products
+from rcnn.kernels.reference.ps_roi_pool import ps_roi_pool_backward as pool_by_products_backward
 from rcnn.kernels.reference.roi_warp import roi_warp, roi_warp_backward
 from rcnn.kernels.reference.warp import warp
 
@@ -28,6 +30,8 @@ __all__ = [
     "roi_align_backward",
     "roi_pool",
     "roi_pool_backward",
+    "ps_roi_pool",
+    "ps_roi_pool_backward",
     "roi_warp",
     "roi_warp_backward",
     "warp",
@@ -142,6 +146,51 @@ def _maxima(
     for level, (feature, stride) in enumerate(zip(features, strides, strict=True)):
         rois = _rois(boxes, levels, level).to(dtype)
         yield torch.ops.torchvision.roi_pool(feature.to(dtype), rois, 1 / stride, size, size)
+
+
+def ps_roi_pool(
+    feature: Tensor, boxes: Tensor, valid: Tensor, stride: float, size: int, rule: str, sampling_ratio: int
+) -> Tensor:
+    """Pooled outputs [B, N, k², D] of boxes [B, N, 4] in a map [B, k²·D, H, W]; see `rcnn.kernels.ps_roi_pool`.
+
+    Torchvision has no operator for Caffe's rule: matrix products serve it.
+    """
+    if rule == "caffe":
+        return pool_by_products(feature, boxes, valid, stride, size, rule, sampling_ratio)
+    dtype = torch.promote_types(feature.dtype, torch.float32)
+    maps = feature.to(dtype).unflatten(1, (size * size, -1)).transpose(1, 2).flatten(1, 2).contiguous()
+    rois = _rois(boxes, valid.long() - 1, 0).to(dtype)
+    if rule == "torchvision":
+        pooled = torch.ops.torchvision.ps_roi_pool(maps, rois, 1 / stride, size, size)[0]
+    else:
+        pooled = torch.ops.torchvision.ps_roi_align(maps, rois, 1 / stride, size, size, sampling_ratio or -1)[0]
+    if rule == "align" and sampling_ratio == 0:  # where a side is 0 torchvision divides by no samples
+        pooled = torch.where((rois[:, 3:] > rois[:, 1:3]).all(1)[:, None, None, None], pooled, 0.0)
+    return pooled.flatten(2).transpose(1, 2).unflatten(0, valid.shape).to(feature.dtype)
+
+
+def ps_roi_pool_backward(
+    grad: Tensor, boxes: Tensor, valid: Tensor, height: int, width: int, stride: float, rule: str, sampling_ratio: int
+) -> Tensor:
+    """The gradient map [B, k²·D, H, W], channels-last, for the gradient [B, N, k², D] of `ps_roi_pool`.
+
+    Matrix products serve both kinds of whole bins: the gradient of torchvision's gives some to the last row and column
+    of the map, which its forward pass does not read.
+    """
+    if rule != "align":
+        return pool_by_products_backward(grad, boxes, valid, height, width, stride, rule, sampling_ratio)
+    images, _, bins, outputs = grad.shape
+    size = round(bins**0.5)
+    dtype = torch.promote_types(grad.dtype, torch.float32)
+    rois = _rois(boxes, valid.long() - 1, 0).to(dtype)
+    given = grad.to(dtype).flatten(0, 1).transpose(1, 2).unflatten(2, (size, size)).contiguous()  # [B·N, D, k, k]
+    read = torch.arange(bins * outputs, dtype=torch.int32, device=grad.device)
+    read = read.view(outputs, size, size).expand_as(given).contiguous()  # the channel of each
+    total = torch.ops.torchvision._ps_roi_align_backward(
+        given, rois, read, 1 / stride, size, size, sampling_ratio or -1, images, bins * outputs, height, width
+    )
+    total = total.unflatten(1, (outputs, bins)).transpose(1, 2).flatten(1, 2)
+    return total.to(grad.dtype, memory_format=torch.channels_last)
 
 
 def _rois(boxes: Tensor, levels: Tensor, level: int) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from rcnn.pooling.levels import LevelRule
 from rcnn.pooling.options import PoolOptions, roi_pooling
+from rcnn.pooling.ps_roi_pool import PSPoolOptions, PSRoIPool, vote
 from rcnn.pooling.roi_align import RoIAlign
 from rcnn.pooling.roi_pool import RoIPool
 from rcnn.pooling.roi_warp import RoIWarp
@@ -18,6 +19,8 @@ from rcnn.pooling.warp import Warp, WarpOptions
 
 __all__ = [
     "LevelRule",
+    "PSPoolOptions",
+    "PSRoIPool",
     "PoolOptions",
     "RoIAlign",
     "RoIPool",
@@ -30,4 +33,5 @@ __all__ = [
     "image_pyramid",
     "nearest_scale",
     "roi_pooling",
+    "vote",
 ]

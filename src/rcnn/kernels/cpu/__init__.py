@@ -10,6 +10,7 @@ from rcnn.kernels.cpu.grouping import group, histograms
 from rcnn.kernels.cpu.matching import match
 from rcnn.kernels.cpu.nms import nms
 from rcnn.kernels.cpu.paste import paste
+from rcnn.kernels.cpu.ps_roi_pool import ps_roi_pool, ps_roi_pool_backward
 from rcnn.kernels.cpu.roi_align import roi_align, roi_align_backward
 from rcnn.kernels.cpu.roi_pool import roi_pool, roi_pool_backward
 from rcnn.kernels.cpu.roi_warp import roi_warp, roi_warp_backward
@@ -24,6 +25,8 @@ __all__ = [
     "roi_align_backward",
     "roi_pool",
     "roi_pool_backward",
+    "ps_roi_pool",
+    "ps_roi_pool_backward",
     "roi_warp",
     "roi_warp_backward",
     "warp",

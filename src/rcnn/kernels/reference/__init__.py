@@ -10,6 +10,7 @@ from rcnn.kernels.reference.grouping import group, histograms
 from rcnn.kernels.reference.matching import match
 from rcnn.kernels.reference.nms import nms
 from rcnn.kernels.reference.paste import paste
+from rcnn.kernels.reference.ps_roi_pool import ps_roi_pool, ps_roi_pool_backward
 from rcnn.kernels.reference.roi_align import roi_align, roi_align_backward
 from rcnn.kernels.reference.roi_pool import roi_pool, roi_pool_backward
 from rcnn.kernels.reference.roi_warp import roi_warp, roi_warp_backward
@@ -23,6 +24,8 @@ __all__ = [
     "roi_align_backward",
     "roi_pool",
     "roi_pool_backward",
+    "ps_roi_pool",
+    "ps_roi_pool_backward",
     "roi_warp",
     "roi_warp_backward",
     "warp",
