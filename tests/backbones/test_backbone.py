@@ -17,7 +17,7 @@ from rcnn.backbones.weights import CAFFE_STATISTICS, IMAGENET_STATISTICS
 from rcnn.structures import ImageBatch
 
 Photograph = Callable[..., ImageBatch]
-HEAVY = ("vgg16", "resnet101-c4", "resnet101-c5", "resnet101-fpn")
+HEAVY = ("vgg16", "vgg16-skip", "resnet101-c4", "resnet101-c5", "resnet101-fpn", "resnet101-skip")
 LIGHT = [name for name in backbones.names() if name not in HEAVY]
 # All maps have ⌈side / stride⌉ cells: every window is padded by half its size.
 CENTRED = [name for name in LIGHT if name.startswith(("resnet", "mobilenet"))]

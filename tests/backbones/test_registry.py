@@ -30,8 +30,8 @@ def test_unknown_names_are_refused_with_the_nearest():
 
 
 def test_names_follow_shell_patterns():
-    assert backbones.names("resnet18-*") == ["resnet18-c4", "resnet18-c5", "resnet18-fpn"]
-    assert len(backbones.names()) == 23
+    assert backbones.names("resnet18-*") == ["resnet18-c4", "resnet18-c5", "resnet18-fpn", "resnet18-skip"]
+    assert len(backbones.names()) == 30
 
 
 @pytest.mark.parametrize(

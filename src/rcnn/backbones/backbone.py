@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rcnn.backbones.fpn import FPN
+from rcnn.backbones.geometry import centre_behind, widen
 from rcnn.backbones.norm import ValidRegion
 from rcnn.backbones.weights import IMAGENET_STATISTICS, Loaded, Normalisation
 from rcnn.structures import ImageBatch
@@ -129,11 +130,41 @@ class Backbone(nn.Module):
             self.strides += tuple(self.strides[-1] * 2**i for i in range(1, fpn.extra + 1))
             self.channels = (fpn.channels,) * len(self.strides)
         self._taps = frozenset(tap.layer for tap in taps)
+        self._offered = trunk.taps
         self.stages = tuple(stage for stage in trunk.stages if stage <= len(self.body))
         self._frozen_layers = 0
         self._region = region  # None: this network leaves the padding as its convolutions make it
         self._keeps = False
         self._kept: tuple[ImageBatch, list[Tensor]] | None = None
+
+    @property
+    def centres(self) -> tuple[float, ...]:
+        """Of the body's maps: where the first cell of each is centred, in pixels, the first pixel's centre being 0."""
+        centre, stride, found = 0.0, 1, []
+        for index, layer in enumerate(self.body):
+            centre, stride = centre_behind(layer, centre, stride)
+            if index in self._taps:
+                found.append(centre)
+        return tuple(found)
+
+    def widen(self, border: int) -> None:
+        """Pads VGG16's image as of `geometry.widen`; norms count the border in, since no mask says where it is."""
+        widen(self.body, border)
+        self._region = None
+
+    def offer_twins(self) -> None:
+        """Gives all maps of its one stride, finest first: that of conv4 beside conv5's à trous, for R-FCN's RPN."""
+        taps = [tap for tap in self._offered if tap.stride == self.strides[-1]]
+        self._taps = frozenset(tap.layer for tap in taps)
+        self.strides = tuple(tap.stride for tap in taps)
+        self.channels = tuple(tap.channels for tap in taps)
+
+    def end_at_first(self) -> None:
+        """Drops what comes behind its first map: all that an RPN with a backbone of its own reads."""
+        first = min(self._taps)
+        self.body, self._taps = self.body[: first + 1], frozenset((first,))
+        self.strides, self.channels = self.strides[:1], self.channels[:1]
+        self.stages = tuple(stage for stage in self.stages if stage <= first + 1)
 
     @contextmanager
     def keeping(self) -> Iterator[None]:

@@ -1,8 +1,8 @@
 """MobileNetV2 (Sandler et al. 2018) and V3-Large (Howard et al. 2019) as detector backbones, on torchvision's modules.
 
 The plain form shares the layers up to stride 16 and makes the rest the RoI head, as ResNet's C4 form does. The FPN form
-takes the last map of each stride. torchvision's own detectors tap elsewhere: the first block of stride 32 and the
-last layer (`TORCHVISION_TAPS`), both of stride 32.
+takes the last map of each stride, and so does skip, as they are, from stride 8 on. torchvision's own detectors tap
+elsewhere: the first block of stride 32 and the last layer (`TORCHVISION_TAPS`), both of stride 32.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ TORCHVISION_TAPS_V3 = (Tap(13, 32, 160), Tap(16, 32, 960))
 
 
 def trunk(make: Callable[..., MobileNetV2 | MobileNetV3], form: str, norm: NormLayer) -> Trunk:
-    """The layers of torchvision's MobileNet `make` in the plain or the FPN form."""
+    """The layers of torchvision's MobileNet `make` in the plain, the FPN or the skip form."""
     net = make(weights=None, norm_layer=norm)
     second = isinstance(net, MobileNetV2)
     stages, taps = (STAGES_V2, TAPS_V2) if second else (STAGES_V3, TAPS_V3)
-    if form == "fpn":
+    if form in ("fpn", "skip"):
         return Trunk(net.features, stages, taps)
     shared = taps[2].layer + 1  # everything up to stride 16
     rest = OrderedDict((str(i), layer) for i, layer in enumerate(net.features) if i >= shared)

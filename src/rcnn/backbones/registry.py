@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from rcnn.backbones.backbone import Backbone, Tap, Trunk
 from rcnn.backbones.folding import fold_norms
 from rcnn.backbones.fpn import FPN
 from rcnn.backbones.norm import NORMS, NormLayer, ValidRegion, add_norms, assign_strides, mask_poolings, norm_layer
-from rcnn.backbones.weights import Loaded, WeightsEntry, caffe_entry, find, load, torchvision_entry
+from rcnn.backbones.weights import FCN_STATISTICS, Loaded, WeightsEntry, caffe_entry, find, load, torchvision_entry
 from rcnn.errors import UserError, nearest
 
 
@@ -31,7 +31,7 @@ class Entry:
 
     Attributes:
         name: its full name.
-        form: `plain`, `c4`, `c5` or `fpn`.
+        form: `plain`, `c4`, `c5`, `fpn`, or `skip`: the maps of strides 8, 16 and 32 as they are.
         build: its layers, made with a normalisation layer (networks without one ignore it).
         strides: of its maps in pixels, finest first, unless `levels` says otherwise.
         weights: published weights in its layout, the usual ones first.
@@ -62,15 +62,20 @@ class Entry:
             return sum(p.numel() for p in _assemble(self, "batch" if self.normed else "none").parameters())
 
 
+# A system that needs the maps of these strides as they are takes bare names for this form, also those that are names.
+SKIP, SKIPS = "skip", (8, 16, 32)
+
+
 def _resnet(depth: int, form: str, *files: str, systems: tuple[str, ...] = (), suffix: str = "") -> Entry:
     make = getattr(tv, f"resnet{depth}")
     return Entry(
         name=f"resnet{depth}-{form}{suffix}",
         form=form,
         build=functools.partial(resnet.trunk, make, form),
-        strides=(4, 8, 16, 32, 64) if form == "fpn" else (16,),
+        strides=(4, 8, 16, 32, 64) if form == "fpn" else SKIPS if form == "skip" else (16,),
         weights=(torchvision_entry(*files),),
         systems=systems,
+        frozen_stages=0 if form == "skip" else 2,
         pyramid_norm=bool(suffix),
     )
 
@@ -80,11 +85,12 @@ def _mobilenet(version: str, form: str, *files: str) -> Entry:
     make = tv.mobilenet_v2 if second else tv.mobilenet_v3_large
     taps = mobilenet.TORCHVISION_TAPS_V2 if second else mobilenet.TORCHVISION_TAPS_V3
     return Entry(
-        name=f"mobilenet{version}{'-fpn' if form == 'fpn' else ''}",
+        name=f"mobilenet{version}{'' if form == 'plain' else f'-{form}'}",
         form=form,
         build=functools.partial(mobilenet.trunk, make, form),
-        strides=(8, 16, 32, 64) if form == "fpn" else (16,),
+        strides=(8, 16, 32, 64) if form == "fpn" else SKIPS if form == "skip" else (16,),
         weights=(torchvision_entry(*files, body="features.", head="features."),),
+        frozen_stages=0 if form == "skip" else 2,
         eps=1e-5 if second else 1e-3,
         torchvision_taps=taps if form == "fpn" else (),
     )
@@ -155,8 +161,24 @@ _ENTRIES = [
             torchvision_entry("vgg16-397923af.pth", **CLASSIFIER),
             caffe_entry("VGG16.v2.pth", licence="CC BY 4.0 (the VGG group)", source=RELEASED, **CLASSIFIER),
         ),
-        ("rcnn", "fast-rcnn", "faster-rcnn", "fcn"),
+        ("rcnn", "fast-rcnn", "faster-rcnn"),
         2,
+    ),
+    Entry(
+        "vgg16-skip",
+        SKIP,
+        lambda norm: vgg.skip_trunk(),
+        SKIPS,
+        (
+            torchvision_entry("vgg16-397923af.pth", **CLASSIFIER),
+            replace(
+                caffe_entry("VGG16.v2.pth", licence="CC BY 4.0 (the VGG group)", source=RELEASED, **CLASSIFIER),
+                normalisation=FCN_STATISTICS,
+            ),
+        ),
+        ("fcn-32s", "fcn-16s", "fcn-8s"),
+        frozen_stages=0,
+        normed=False,
     ),
     _plain(
         "squeezenet",
@@ -168,7 +190,7 @@ _ENTRIES = [
     *(
         _resnet(depth, form, *files, systems=RESNET_SYSTEMS.get(f"resnet{depth}-{form}", ()))
         for depth, files in RESNET_FILES.items()
-        for form in ("c4", "c5", "fpn")
+        for form in ("c4", "c5", "fpn", SKIP)
     ),
     _resnet(50, "fpn", *reversed(RESNET_FILES[50]), systems=("faster-rcnn", "mask-rcnn"), suffix="-v2"),
     *(
@@ -177,7 +199,7 @@ _ENTRIES = [
             "v2": ("mobilenet_v2-b0353104.pth", "mobilenet_v2-7ebf99e0.pth"),
             "v3": ("mobilenet_v3_large-8738ca79.pth", "mobilenet_v3_large-5c1a4163.pth"),
         }.items()
-        for form in ("plain", "fpn")
+        for form in ("plain", "fpn", SKIP)
     ),
 ]
 ENTRIES: Mapping[str, Entry] = {entry.name: entry for entry in _ENTRIES}
@@ -194,10 +216,10 @@ def entry(name: str, *, form: str | None = None) -> Entry:
     Raises:
         UserError: no such backbone, or a bare name without form.
     """
-    if name in ENTRIES:
-        return ENTRIES[name]
-    if form is not None and f"{name}-{form}" in ENTRIES:
-        return ENTRIES[f"{name}-{form}"]
+    full = f"{name}-{form}"
+    for known in (full, name) if form == SKIP else (name, full):
+        if known in ENTRIES:
+            return ENTRIES[known]
     forms = names(f"{name}-*")
     if forms:
         raise UserError(f"backbone '{name}' comes in several forms: name one of {', '.join(forms)}")
@@ -312,8 +334,12 @@ def _assemble(
             norm=layer if found.pyramid_norm else None,
             region=region if masks else None,
         )
+    elif found.form == SKIP and levels is None:
+        taps = trunk.taps[-len(SKIPS) :]
     elif levels is not None:
-        raise UserError(f"levels = {levels} needs a pyramid: '{found.name}' has one map of stride {taps[0].stride}")
+        raise UserError(
+            f"levels = {levels} needs a pyramid: '{found.name}' has maps of stride {_said(found.strides)} alone"
+        )
     backbone = Backbone(found.name, trunk, taps, fpn=fpn, region=region if masks else None, settings=settings)
     after = assign_strides(backbone.body)
     if fpn is not None:
@@ -324,6 +350,10 @@ def _assemble(
         assign_strides(backbone.head, after)
     fold_norms(backbone)
     return backbone
+
+
+def _said(strides: Sequence[int]) -> str:
+    return ", ".join(map(str, strides))
 
 
 def _levels(found: Entry, trunk: Trunk, levels: Sequence[int] | str | None) -> tuple[tuple[Tap, ...], int]:
@@ -358,7 +388,7 @@ def _initialise(backbone: Backbone) -> None:
 def _published_shapes() -> Iterator[tuple[str, dict[str, torch.Size]]]:
     """For each backbone, one form each, the keys and shapes of its published file."""
     for found in ENTRIES.values():
-        if found.name.endswith(("-c5", "-c4", "-v2")):
+        if found.name.endswith(("-c5", "-c4", "-v2", f"-{SKIP}")):
             continue
         with torch.device("meta"):
             state = _assemble(found, "frozen" if found.normed else "none").state_dict()

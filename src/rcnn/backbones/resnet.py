@@ -1,8 +1,9 @@
 """ResNets (He et al. 2016) as detector backbones, on torchvision's modules.
 
-Three forms: C4 shares everything up to res4 and makes res5 the RoI head (He et al. 2016, appendix A); C5 shares res5
+Four forms: C4 shares everything up to res4 and makes res5 the RoI head (He et al. 2016, appendix A); C5 shares res5
 too, kept at stride 16 by dilation, à trous (Dai et al. 2016, section 2); FPN takes the outputs of res2 to res5
-(Lin et al. 2017). torchvision puts the stride of a bottleneck on its 3×3 convolution, not on the first 1×1.
+(Lin et al. 2017), and skip those of strides 8, 16 and 32 as they are. torchvision puts the stride of a bottleneck on
+its 3×3 convolution, not on the first 1×1.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class MeanPool(nn.Module):
 
 
 def trunk(make: Callable[..., ResNet], form: str, norm: NormLayer) -> Trunk:
-    """The layers of torchvision's ResNet `make` in one of the forms c4, c5 and fpn."""
+    """The layers of torchvision's ResNet `make` in one of the forms c4, c5, fpn and skip."""
     net = make(weights=None, norm_layer=norm)
     if form == "c5":
         _dilate(net.layer4)

@@ -13,6 +13,8 @@ from rcnn.backbones.backbone import Tap, Trunk
 
 # The index behind conv1 (with its pooling) to conv5 (without).
 STAGES = (5, 10, 17, 24, 30)
+# Behind pool3, pool4 and pool5.
+SKIPS = (Tap(16, 8, 256), Tap(23, 16, 512), Tap(30, 32, 512))
 
 
 class FullyConnected(nn.Sequential):
@@ -33,3 +35,35 @@ def trunk() -> Trunk:
     head = FullyConnected(*net.classifier[:-1])
     body = nn.Sequential(*list(net.features.children())[:-1])
     return Trunk(body, STAGES, (Tap(29, 16, 512),), head, head_size=7, head_channels=4096)
+
+
+def skip_trunk() -> Trunk:
+    """All of VGG16 but its last layer, with the maps of pool3, pool4 and pool5 (Long et al. 2015, section 4)."""
+    net = vgg16(weights=None)
+    body, head = nn.Sequential(*net.features.children()), FullyConnected(*net.classifier[:-1])
+    return Trunk(body, STAGES, SKIPS, head, head_size=7, head_channels=4096)
+
+
+def convolutional(head: FullyConnected, channels: int, size: int, padding: int = 0) -> nn.Sequential:
+    """Fully connected layers as convolutions with the same weights (Long et al. 2015, section 3.1).
+
+    Args:
+        head: its first layer reads maps [R, channels, size, size].
+        channels: of those maps; `size`: their side.
+        padding: of the first convolution; 0 as published.
+
+    Returns:
+        layers [B, channels, H, W] → [B, D, H′, W′], H′ = H − size + 1 + 2 · padding.
+    """
+    layers: list[nn.Module] = []
+    for layer in head:
+        if not isinstance(layer, nn.Linear):
+            layers.append(layer)
+            continue
+        shape = (channels, layer.out_features, size)
+        conv = nn.Conv2d(*shape, padding=padding if size > 1 else 0, bias=layer.bias is not None, device="meta")
+        conv.weight = nn.Parameter(layer.weight.detach().view(conv.weight.shape))
+        conv.bias = layer.bias
+        layers.append(conv)
+        channels, size = layer.out_features, 1
+    return nn.Sequential(*layers)

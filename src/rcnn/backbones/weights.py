@@ -39,6 +39,8 @@ class Normalisation:
 IMAGENET_STATISTICS = Normalisation("RGB", 1.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 # ImageNet's mean colour as in the released Fast and Faster R-CNN (py-faster-rcnn, PIXEL_MEANS).
 CAFFE_STATISTICS = Normalisation("BGR", 255.0, (102.9801, 115.9465, 122.7717), (1.0, 1.0, 1.0))
+# The same as in the released FCN.
+FCN_STATISTICS = Normalisation("BGR", 255.0, (104.00699, 116.66877, 122.67892), (1.0, 1.0, 1.0))
 
 
 @dataclass(frozen=True)

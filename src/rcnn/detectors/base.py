@@ -1,4 +1,4 @@
-"""What every detector shares: losses and predictions are two methods, and a prediction does not depend on its batch.
+"""What every model shares: losses and predictions are two methods, and a prediction does not depend on its batch.
 
 Letters: B images, N regions, D detections, H W padded height and width.
 """
@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from rcnn import kernels, rle
 from rcnn.backbones import Backbone
 from rcnn.data import read_image, resize
 from rcnn.data.collate import collate_regions
@@ -29,15 +30,16 @@ from rcnn.structures import Batch, DetectionBatch, ImageBatch, Proposals, padded
 
 Precision = Literal["auto", "fp32", "bf16"]
 Source = str | Path | np.ndarray | Tensor | Image.Image
+Found = TypeVar("Found")
 
 # Candidates above the score that go into the last NMS; an image with more is done again with four times as many.
 CAPACITY = 4096
 
 
-class Detector(nn.Module):
-    """A trained or trainable detector of named classes.
+class Model(nn.Module, Generic[Found]):
+    """A trained or trainable network of named classes, whatever it says of an image.
 
-    Subclasses build their parts and write `losses` and `examine`; users call `predict`.
+    Subclasses write `losses`, `judge` and `_run`; users call `predict`.
 
     Attributes:
         system: its name, such as "faster-rcnn/resnet18-fpn".
@@ -45,10 +47,14 @@ class Detector(nn.Module):
         options: the frozen dataclass of settings that it was built from; has `image_size`, the shorter and the longest
             side in pixels that images are resized to.
         parts: what `losses` may be asked for beside all of it, for the stages of a training scheme.
+        figures: names of its figures on validation images; the best model is that with the highest first one.
+        learns_masks: whether its batches have to come with the masks of objects.
         precision: "fp32", "bf16", or "auto": bf16 on GPUs that have it, else fp32.
     """
 
     parts: tuple[str, ...] = ()
+    learns_masks: bool = False
+    figures: tuple[str, ...] = ()
 
     def __init__(self, system: str, classes: Sequence[str], options: Any) -> None:
         super().__init__()
@@ -73,28 +79,6 @@ class Detector(nn.Module):
             raise UserError(f"{self.system} has no losses '{part}'{nearest(part, self.parts)}")
         return self.losses(batch, generator, part)
 
-    def detect(
-        self,
-        images: ImageBatch,
-        proposals: Proposals | None = None,
-        *,
-        score: float | None = None,
-        capacity: int = CAPACITY,
-    ) -> DetectionBatch:
-        """Detections [B, D] of a padded batch in pixels of the network's input.
-
-        Args:
-            images: the batch.
-            proposals: the regions [B, N] to look at; None where the system proposes by itself.
-            score: the lowest score wanted; None for the model's own.
-            capacity: candidates that go into the last NMS; more raise the image's `overflow` flag.
-        """
-        return self.examine(images, proposals)(score=score, capacity=capacity)
-
-    def examine(self, images: ImageBatch, proposals: Proposals | None = None) -> Callable[..., DetectionBatch]:
-        """The networks' part of `detect`: what it returns takes `score` and `capacity`, and may be called again."""
-        raise NotImplementedError
-
     @property
     def region_method(self) -> RegionMethod | None:
         """What proposes regions [N, 4] of an image [H, W, 3] for the system; None where the network itself does."""
@@ -102,7 +86,7 @@ class Detector(nn.Module):
 
     @property
     def detection_size(self) -> tuple[int, int]:
-        """The shorter and the longest side in pixels of the images that `detect` wants."""
+        """The shorter and the longest side in pixels of the images that predictions want."""
         return self.options.image_size
 
     def advice(self, sizes: np.ndarray) -> list[str]:
@@ -132,13 +116,13 @@ class Detector(nn.Module):
         score: float | None = 0.05,
         batch_size: int = 8,
         regions: Iterable[np.ndarray] | None = None,
-    ) -> list[Detections]:
-        """Detections of each image, in the order given.
+    ) -> list[Found]:
+        """What is found in each image, in the order given: a `Detections`, or a `Segmentation`.
 
         Args:
             images: one or many: paths, PIL images, numpy [H, W, 3] uint8 RGB, or tensors [3, H, W] (uint8 0–255 or
                 floating 0–1); sizes may be mixed.
-            score: the lowest score to report; None for the model's own setting.
+            score: the lowest score to report; None for the model's own setting. A label map has none.
             batch_size: the most images run at once; images of equal padded shape run together, and an image's result
                 does not depend on its company.
             regions: for each image the boxes [N, 4] to look at, in its pixels; None lets the system propose.
@@ -157,9 +141,9 @@ class Detector(nn.Module):
         score: float | None = 0.05,
         batch_size: int = 8,
         regions: Iterable[np.ndarray] | None = None,
-    ) -> Iterator[tuple[int, Detections]]:
-        """Like `predict`, giving (index, detections) as they are done; holds few images at a time."""
-        waiting: dict[tuple[int, int], list[_Waiting]] = {}
+    ) -> Iterator[tuple[int, Found]]:
+        """Like `predict`, giving (index, what is found) as they are done; holds few images at a time."""
+        waiting: dict[tuple[int, int], list[Waiting]] = {}
         for index, (source, around) in enumerate(_paired(images, regions)):
             name, pixels = pixels_of(source)
             if around is None and self.region_method is not None:
@@ -170,37 +154,110 @@ class Detector(nn.Module):
             shape = (padded(resized.shape[1]), padded(resized.shape[2]))
             group = waiting.setdefault(shape, [])
             # A file can be read again; keeping the pixels of many large ones could fill the memory.
-            group.append(_Waiting(index, name, pixels.shape[:2], None if name else pixels, resized, around))
+            group.append(Waiting(index, name, pixels.shape[:2], None if name else pixels, resized, around))
             if len(group) == batch_size:
                 yield from self._run(waiting.pop(shape), shape, score)
         for shape, group in waiting.items():
             yield from self._run(group, shape, score)
 
+    def _run(self, group: list[Waiting], shape: tuple[int, int], score: float | None) -> Iterator[tuple[int, Found]]:
+        """What is found in images of one padded shape, carried back to each original's pixels."""
+        raise NotImplementedError
+
+    def judge(
+        self, batch: Batch, generator: torch.Generator | None = None, *, score: float | None = None
+    ) -> tuple[dict[str, Tensor], Any]:
+        """Losses and findings of a batch, in evaluation mode, for the validation of a run."""
+        raise NotImplementedError
+
+    @contextmanager
+    def predicting(self) -> Iterator[None]:
+        """Inside the block: evaluation mode, the model's precision, no gradients, and a batch's maps are made once."""
+        with evaluating(self), torch.inference_mode(), self.autocast(), ExitStack() as stack:
+            for module in self.modules():
+                if isinstance(module, Backbone):
+                    stack.enter_context(module.keeping())
+            yield
+
+
+class Detector(Model[Detections]):
+    """A model that finds objects: boxes, classes and scores.
+
+    Subclasses build their parts and write `losses` and `examine`; users call `predict`.
+
+    Attributes:
+        mask_threshold: from which probability on a pixel belongs to an object, for systems with masks.
+    """
+
+    figures = ("mAP", "AP50", "AP75")
+    mask_threshold: float = 0.5
+
+    def detect(
+        self,
+        images: ImageBatch,
+        proposals: Proposals | None = None,
+        *,
+        score: float | None = None,
+        capacity: int = CAPACITY,
+    ) -> DetectionBatch:
+        """Detections [B, D] of a padded batch in pixels of the network's input.
+
+        Args:
+            images: the batch.
+            proposals: the regions [B, N] to look at; None where the system proposes by itself.
+            score: the lowest score wanted; None for the model's own.
+            capacity: candidates that go into the last NMS; more raise the image's `overflow` flag.
+        """
+        return self.examine(images, proposals)(score=score, capacity=capacity)
+
+    def examine(self, images: ImageBatch, proposals: Proposals | None = None) -> Callable[..., DetectionBatch]:
+        """The networks' part of `detect`: what it returns takes `score` and `capacity`, and may be called again."""
+        raise NotImplementedError
+
     def _run(
-        self, group: list[_Waiting], shape: tuple[int, int], score: float | None
+        self, group: list[Waiting], shape: tuple[int, int], score: float | None
     ) -> Iterator[tuple[int, Detections]]:
         """Detections of images of one padded shape, carried back to each original's pixels."""
-        pixels = torch.zeros(len(group), 3, *shape, dtype=torch.uint8)
-        for slot, image in zip(pixels, group, strict=True):
-            slot[:, : image.resized.shape[1], : image.resized.shape[2]] = image.resized
-        sizes = torch.tensor([image.resized.shape[1:] for image in group], dtype=torch.float32)
         around = [image.regions for image in group if image.regions is not None]
         proposals = collate_regions(around).to(self.device) if around else None
-        result = self.detect_all(ImageBatch(pixels, sizes).to(self.device), proposals, score=score).to("cpu")
+        result = self.detect_all(batched(group, shape).to(self.device), proposals, score=score).to("cpu")
         for row, image in enumerate(group):
             height, width = image.size
-            boxes, scores, labels = carried_back(result, row, image.resized.shape[1:], image.size)
-            found = Detections(boxes, scores, labels, self.classes, image.name, width, height, image.pixels)
+            boxes, scores, labels, masks = self.carried_back(result, row, image.resized.shape[1:], image.size)
+            found = Detections(boxes, scores, labels, self.classes, image.name, width, height, image.pixels, masks)
             yield image.index, found
+
+    def carried_back(
+        self, result: DetectionBatch, row: int, size: Sequence[int], original: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]] | None]:
+        """One image out of a batch on the CPU, in pixels of the original image.
+
+        Args:
+            result: the batch's detections.
+            row: which image.
+            size: its height and width in the network; `original`: on disk.
+
+        Returns:
+            boxes [D, 4], scores [D], labels [D], and D masks as COCO's RLE, None from systems without.
+        """
+        real = result.valid[row]
+        scale = torch.tensor([original[1] / size[1], original[0] / size[0]]).repeat(2)
+        limit = torch.tensor([original[1], original[0]], dtype=torch.float32).repeat(2)
+        boxes = torch.minimum(result.boxes[row][real] * scale, limit).numpy()
+        masks = None
+        if result.masks is not None:
+            height, width = (int(side) for side in original)
+            pasted = kernels.paste(
+                result.masks[row][real].numpy(), boxes, (height, width), threshold=self.mask_threshold
+            )
+            masks = [rle.compressed(runs, (height, width)) for runs in pasted]
+        return boxes, result.scores[row][real].numpy(), result.labels[row][real].numpy(), masks
 
     def judge(
         self, batch: Batch, generator: torch.Generator | None = None, *, score: float | None = None
     ) -> tuple[dict[str, Tensor], DetectionBatch]:
         """Losses and detections of a batch, as of `losses` and `detect_all`, in evaluation mode; its maps made once."""
-        with evaluating(self), torch.inference_mode(), self.autocast(), ExitStack() as stack:
-            for module in self.modules():
-                if isinstance(module, Backbone):
-                    stack.enter_context(module.keeping())
+        with self.predicting():
             return self.losses(batch, generator), self.detect_all(batch.images, batch.proposals, score=score)
 
     def detect_all(
@@ -218,7 +275,7 @@ class Detector(nn.Module):
 
 
 @dataclass
-class _Waiting:
+class Waiting:
     """An image that waits for company of its padded shape: its place, name, [H, W], its pixels if unnamed, and regions.
 
     `resized` [3, h, w] and `regions` [N, 4] are what the network gets.
@@ -232,6 +289,14 @@ class _Waiting:
     regions: np.ndarray | None
 
 
+def batched(group: Sequence[Waiting], shape: tuple[int, int]) -> ImageBatch:
+    """The images [3, h, w] of a group as one batch [B, 3, H, W], padded to `shape`."""
+    pixels = torch.zeros(len(group), 3, *shape, dtype=torch.uint8)
+    for slot, image in zip(pixels, group, strict=True):
+        slot[:, : image.resized.shape[1], : image.resized.shape[2]] = image.resized
+    return ImageBatch(pixels, torch.tensor([image.resized.shape[1:] for image in group], dtype=torch.float32))
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode (no dropout, stored statistics) inside the block; afterwards every module's mode as before."""
@@ -242,23 +307,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in before:
             module.training = training
-
-
-def carried_back(
-    result: DetectionBatch, row: int, size: Sequence[int], original: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One image's boxes [D, 4], scores [D] and labels [D] out of a batch on the CPU, in pixels of the original image.
-
-    Args:
-        result: the batch's detections.
-        row: which image.
-        size: its height and width in the network; `original`: on disk.
-    """
-    real = result.valid[row]
-    scale = torch.tensor([original[1] / size[1], original[0] / size[0]]).repeat(2)
-    limit = torch.tensor([original[1], original[0]], dtype=torch.float32).repeat(2)
-    boxes = torch.minimum(result.boxes[row][real] * scale, limit)
-    return boxes.numpy(), result.scores[row][real].numpy(), result.labels[row][real].numpy()
 
 
 def _paired(
