@@ -66,7 +66,7 @@ def test_steps_put_lower_epochs_out_of_force_and_the_other_way_round():
         ("train.schedule=steps", "train.schedule = 'steps': expected one of 'step', 'cosine', 'constant'"),
         ("train=3", "train = 3: expected a table of settings, such as [train] in a file"),
         ("recipe=moderm", "there is no recipe 'moderm'; did you mean 'modern'?"),
-        ("scheme=alternating", "faster-rcnn has no scheme 'alternating'; known are joint"),
+        ("scheme=alternate", "faster-rcnn has no scheme 'alternate'; did you mean 'alternating'?"),
         ("system=fester-rcnn/resnet18", "unknown system 'fester-rcnn' in 'fester-rcnn/resnet18'; did you mean"),
     ],
 )

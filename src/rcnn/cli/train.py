@@ -16,7 +16,11 @@ def command(
     out: Annotated[str, typer.Option(help="Run folder; without it, the next free runs/SYSTEM-BACKBONE-N.")] = "",
     classes: Annotated[str, typer.Option(help="Learn these classes only, in this order: A,B,…")] = "",
     recipe: Annotated[str, typer.Option(help="classic (as published) or modern (default).")] = "",
-    scheme: Annotated[str, typer.Option(help="How the stages follow one another: joint.")] = "",
+    scheme: Annotated[str, typer.Option(help="How the stages follow one another; rcnn models lists them.")] = "",
+    rounds: Annotated[
+        int | None, typer.Option(help="Of the scheme alternating: how often each network trains (2).")
+    ] = None,
+    interval: Annotated[str, typer.Option(help="Of the scheme alternating: round, or batch.")] = "",
     epochs: Annotated[float | None, typer.Option(help="Passes over the data (12), of each trained stage.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps of each trained stage, instead of epochs.")] = None,
     weights: Annotated[str, typer.Option(help="The backbone's first weights: a file, imagenet or none (random).")] = "",
@@ -50,6 +54,8 @@ def command(
         classes=[name.strip() for name in classes.split(",") if name.strip()] or None,
         recipe=recipe or None,
         scheme=scheme or None,
+        rounds=rounds,
+        interval=interval or None,
         epochs=epochs,
         steps=steps,
         weights=weights or None,

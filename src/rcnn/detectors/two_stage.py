@@ -76,9 +76,14 @@ class TwoStage(Detector):
         return {**rpn, **box}
 
     def advice(self, sizes: np.ndarray) -> list[str]:
-        """Says, or refuses, if images of `sizes` [N, 2] are too small for anchors that may not cross their edge."""
+        """Says if there are two backbones; says, or refuses, if images of `sizes` [N, 2] are too small for anchors that
+        may not cross their edge.
+        """
+        notes = []
+        if self.rpn_backbone is not None:
+            notes = ["note: RPN and detector keep a backbone each, and an image passes through both"]
         resized = [resized_size(height, width, *self.options.image_size) for height, width in sizes.tolist()]
-        return self.rpn.advice(torch.tensor(resized, dtype=torch.float32))
+        return notes + self.rpn.advice(torch.tensor(resized, dtype=torch.float32))
 
     def examine(self, images: ImageBatch, proposals: Proposals | None = None) -> Callable[..., DetectionBatch]:
         """The networks' part of `detect`; `proposals`, where given, stand in for the RPN's."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from rcnn.boxes import precise
 from rcnn.heads import low_rank
 from rcnn.heads.roi_head import BoxOutput, RoIHead, RoIHeadOptions
 
@@ -76,7 +77,7 @@ class BoxHead(RoIHead):
 
     def describe(self, features: Tensor) -> Tensor:
         """Pooled features [B, N, C, P, P] → what the trunk makes of them (fc7), [B, N, channels] in float32."""
-        return self.trunk(features.flatten(0, 1)).float().unflatten(0, features.shape[:2])
+        return precise(self.trunk(features.flatten(0, 1))).unflatten(0, features.shape[:2])
 
     def predict(self, hidden: Tensor) -> BoxOutput:
         """The trunk's features [B, N, channels] → class logits and deltas."""

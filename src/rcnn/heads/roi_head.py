@@ -43,6 +43,7 @@ class RoIHeadOptions:
             (by the loss of the class alone, positives up to `positive_fraction`). The lower end of `negative` is 0
             then.
         ohem_nms: IoU above which "shrivastava" takes two RoIs for one.
+        target_gradient: where proposals move with their losses, whether that goes through the regression targets, too.
         loss_beta: where the smooth L1 loss turns from square to linear, in units of the deltas.
         box_weight: λ of the multi-task loss.
         coder_weights: box coding weights; (10, 10, 5, 5) are the classic standard deviations (0.1, 0.1, 0.2, 0.2).
@@ -61,6 +62,7 @@ class RoIHeadOptions:
     append_truth: bool = True
     ohem: Literal["shrivastava", "rfcn", "fraction"] | None = None
     ohem_nms: float = 0.7
+    target_gradient: bool = False
     loss_beta: float = 1.0 / 9
     box_weight: float = 1.0
     coder_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
@@ -126,14 +128,15 @@ class RoIHead(nn.Module):
         samples = self.draw(proposals, truth, generator)
         if self.options.ohem is not None:
             with torch.no_grad():
-                samples = self.mine(look(samples.boxes, samples.used), samples)
+                output = look(samples.boxes, samples.used)
+            samples = self.mine(output, samples)
         return self.losses(look(samples.boxes, samples.used), samples)
 
-    @torch.no_grad()
     def draw(self, proposals: Proposals, truth: GroundTruth, generator: torch.Generator | None = None) -> RoISamples:
         """Chooses the RoIs to train on (Girshick 2015, section 2.3; ground truth appended as in Ren et al. 2015).
 
-        Where hard examples are mined, all that are object or background, for `mine` to choose from.
+        Where hard examples are mined, all that are object or background, for `mine` to choose from. RoIs carry the
+        gradient that their proposals have; which ones they are has none.
         """
         options = self.options
         boxes, eligible, negative = proposals.boxes, proposals.valid, options.negative
@@ -150,14 +153,14 @@ class RoIHead(nn.Module):
         matched = assignment.index.gather(1, drawn.index)
         rois = targets.take(boxes, drawn.index) * drawn.used[..., None]
         labels = torch.where(drawn.positive, truth.labels.gather(1, matched), self.classes)
-        goals = targets.encode(rois, matched, drawn.positive, truth, self.coder)
+        references = rois if options.target_gradient else rois.detach()
+        goals = targets.encode(references, matched, drawn.positive, truth, self.coder)
         return RoISamples(rois, drawn.used, drawn.positive, labels, goals)
 
-    @torch.no_grad()
     def mine(self, output: BoxOutput, samples: RoISamples) -> RoISamples:
         """The RoIs of the highest loss among `samples` [B, A], of which `output` is, by the form of `options.ohem`."""
         options = self.options
-        cls, box = self._each(output, samples)  # [B, A]
+        cls, box = (each.detach() for each in self._each(output, samples))  # [B, A]
         both = cls + box
         positive, used = samples.positive, samples.used
         if options.ohem == "shrivastava":

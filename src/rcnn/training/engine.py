@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any, Protocol, cast
@@ -17,14 +17,16 @@ import torch
 
 from rcnn import detectors
 from rcnn.detectors import Detector
-from rcnn.errors import UserError
+from rcnn.errors import RCNNError, UserError
 from rcnn.structures import Batch
 from rcnn.training.interrupt import Stopped
 from rcnn.training.job import Job
+from rcnn.training.loading import image_loader
 from rcnn.training.logs import RunLog
 from rcnn.training.progress import duration
-from rcnn.training.stages import Learn, Stage, Work, release
-from rcnn.training.state import Progress, save_state
+from rcnn.training.proposing import proposed
+from rcnn.training.stages import FIRST, Learn, Stage, Work, begin, release
+from rcnn.training.state import FIRST_FILE, Progress, load_state, save_state
 from rcnn.training.step import StageTrainer
 
 BEST, LAST = "best", "last"
@@ -78,6 +80,9 @@ class Engine:
         if state is not None:
             self.model.load_state_dict(state["model"])
         self.log = RunLog(self.run, state["log"] if state else 0) if self.world.first else None
+        anew = any(source == FIRST for stage in stages if isinstance(stage, Learn) for _, source in stage.start)
+        if anew and state is None and self.world.first:
+            save_state(self.run, self.model.state_dict(), FIRST_FILE)
         self.saved = time.monotonic()
 
     def train_all(self) -> None:
@@ -114,14 +119,14 @@ class Engine:
     def _learn(self, stage: Learn) -> None:
         """Runs what is left of a stage's steps."""
         progress = self.progress
+        if progress.step == 0:
+            begin(self.model, stage, self._first(stage))
         release(self.model, stage, self.trainable)
         trainer = StageTrainer(self.model, self.train, stage, progress.stage, self.world)
         if self.trainer_state is not None:
             trainer.load_state_dict(self.trainer_state)
             self.trainer_state = None
-        self.model.train()
-        loader = stage.loader(self.job.at(stage.name)) if stage.loader else self.loader
-        batches = loader.batches(progress.step * self.train.accumulate)
+        batches = self._loader(stage).batches(progress.step * self.train.accumulate)
         self.reporter.start(stage.name, stage.steps, progress.step)
         clock = _Clock(progress, self.train.images_per_step * self.world.size)
         while not self._ended(stage):
@@ -134,6 +139,27 @@ class Engine:
             progress.step += 1
             if self.model.device.type == "cpu" or progress.step % LOOK_EVERY == 0 or self._done_with_steps(stage):
                 self._look(trainer, stage, values, clock)
+
+        if stage.kept:
+            if self.world.first:
+                detectors.save(self.model, self.job.earlier(stage.name), about={"stage": stage.name})
+            self.world.gather(None)  # the others may want to read it
+
+    def _first(self, stage: Learn) -> Mapping[str, torch.Tensor]:
+        """The state that the run began with, if the stage asks for any of it."""
+        if all(source != FIRST for _, source in stage.start):
+            return {}
+        first = load_state(self.run, FIRST_FILE)
+        if first is None:
+            raise RCNNError(f"'{self.run / FIRST_FILE}' is missing, so the stage '{stage.name}' cannot start from it")
+        return first
+
+    def _loader(self, stage: Learn) -> Loader:
+        """The batches of a stage."""
+        job = self.job.at(stage.name)
+        if stage.loader:
+            return stage.loader(job)
+        return image_loader(job, proposed(job, stage.proposals)) if stage.proposals else self.loader
 
     def _work(self, stage: Work) -> None:
         """Does what is left of a stage that takes no steps; its own folder remembers how far it came."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,8 +41,10 @@ class Cost:
     loss: float
 
 
-def try_step(model: Detector, batch: Batch, part: str = "") -> Cost:
-    """Passes over `batch` forward and back a few times, and leaves the model as it was."""
+def try_step(model: Detector, batch: Batch, parts: Sequence[str] = ("",)) -> Cost:
+    """Passes over `batch` forward and back a few times, for the losses of each of `parts`, and leaves the model as it
+    was.
+    """
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     on_gpu = model.device.type == "cuda"
     if on_gpu:
@@ -52,11 +54,13 @@ def try_step(model: Detector, batch: Batch, part: str = "") -> Cost:
     while len(seconds) < PASSES and sum(seconds) < LONGEST:
         began = time.perf_counter()
         generator = torch.Generator(device=model.device).manual_seed(0)
-        with model.autocast():
-            losses = model(batch.to(model.device), generator, part)
-        total = total_loss(losses)
-        total.backward()
-        loss = total.item()
+        loss = 0.0
+        for part in parts:
+            with model.autocast():
+                losses = model(batch.to(model.device), generator, part)
+            total = total_loss(losses)
+            total.backward()
+            loss += total.item()
         model.zero_grad(set_to_none=True)
         seconds.append(time.perf_counter() - began)
     for name, buffer in model.named_buffers():
@@ -98,38 +102,51 @@ def describe(model: Detector, recipe: Recipe, train: Dataset, val: Dataset, imag
 
 def stages_table(stages: Sequence[StageRecord]) -> list[str]:
     """The stages as aligned lines."""
-    rows = [("stage", "trains", "steps", "epochs", "lr")]
-    rows += [
-        (s.name, f"({s.what})", "", "", "") if s.what else (s.name, " ".join(s.trains), *_numbers(s)) for s in stages
-    ]
+    titles = ("stage", "trains", "starts", "proposals of", "frozen", "steps", "epochs", "lr")
+    rows = [titles, *(_cells(stage) for stage in stages)]
+    learning = [row for row in rows if row[5]]
+    shown = [i for i in range(len(titles)) if any(row[i] for row in learning[1:])]
     # What a stage does besides learning may run on over the empty columns.
-    widths = [max(len(row[i]) for row in rows if i != 1 or row[2]) for i in range(len(rows[0]))]
+    widths = [max(len(row[i]) for row in (rows if i == 0 else learning)) for i in shown]
     return [
-        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        "  " + "  ".join(row[i].ljust(width) for i, width in zip(shown, widths, strict=True)).rstrip() for row in rows
     ]
 
 
-def _numbers(stage: StageRecord) -> tuple[str, str, str]:
-    return str(stage.steps), f"{stage.epochs:g}", f"{stage.lr:g}"
+def _cells(stage: StageRecord) -> tuple[str, ...]:
+    """A stage's row of the table."""
+    if stage.what:
+        return (stage.name, f"({stage.what})", "", "", "", "", "", "")
+    words = (" ".join(stage.trains), ", ".join(stage.start), stage.proposals, " ".join(stage.frozen))
+    return (stage.name, *words, str(stage.steps), f"{stage.epochs:g}", f"{stage.lr:g}")
 
 
 def estimate(
-    cost: Cost, recipe: Recipe, stages: Sequence[Stage], val_images: int, steps_per_epoch: int, device: torch.device
+    costs: Mapping[str, Cost],
+    recipe: Recipe,
+    stages: Sequence[Stage],
+    val_images: int,
+    steps_per_epoch: int,
+    device: torch.device,
 ) -> str:
-    """The sentence about time and memory of the stages whose batches are like the one that was tried."""
+    """The sentence about time and memory of the stages whose `costs` are known, a step's by the stage's name."""
     train = recipe.train
-    known = [stage for stage in stages if isinstance(stage, Learn) and stage.ahead]
-    steps = sum(stage.steps for stage in known)
-    judged = [stage.steps for stage in known if stage.evaluated]
-    stretch = max(1, round(train.eval_every * steps_per_epoch)) if train.eval_every else max(steps, 1)
-    evaluations = sum(-(-each // stretch) for each in judged)
-    training = steps * train.accumulate * cost.seconds
-    evaluating = evaluations * val_images * EVALUATION_COST * cost.seconds / train.batch_size
+    known = [stage for stage in stages if isinstance(stage, Learn) and stage.name in costs]
+    training = sum(stage.steps * train.accumulate * costs[stage.name].seconds for stage in known)
+    evaluating, evaluations = 0.0, 0
+    for stage in known:
+        if stage.evaluated:
+            stretch = max(1, round(train.eval_every * steps_per_epoch)) if train.eval_every else max(stage.steps, 1)
+            count = -(-stage.steps // stretch)
+            evaluating += count * val_images * EVALUATION_COST * costs[stage.name].seconds / train.batch_size
+            evaluations += count
     where = "on the GPU" if device.type == "cuda" else "of memory"
     what = f"; {evaluations} evaluations take {duration(evaluating)}" if evaluations else ""
     others = [stage.name for stage in stages if stage not in known]
     beside = f", beside {' and '.join(filter(None, [', '.join(others[:-1]), others[-1]]))}" if others else ""
+    each = dict.fromkeys(f"{cost.seconds:.2f}" for cost in costs.values())
+    memory = max(cost.memory for cost in costs.values())
     return (
-        f"about {duration(training + evaluating)}{beside} ({cost.seconds:.2f} s a forward and backward pass{what}),"
-        f" {cost.memory / GIGA:.1f} GiB {where}"
+        f"about {duration(training + evaluating)}{beside} ({' and '.join(each)} s a forward and backward pass{what}),"
+        f" {memory / GIGA:.1f} GiB {where}"
     )

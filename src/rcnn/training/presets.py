@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from rcnn.data import Augmentation
+from rcnn.training.schemes import SchemeSettings
 
 RECIPES: dict[str, dict[str, Any]] = {
     "classic": {
@@ -31,10 +32,25 @@ RECIPES: dict[str, dict[str, Any]] = {
 AUGMENTATIONS = {"classic": Augmentation.classic(), "modern": Augmentation.modern()}
 
 # What a system does otherwise than the rest in a recipe. Girshick 2015, section 2.3: two images, 64 RoIs of each.
-SYSTEMS: dict[tuple[str, str], dict[str, Any]] = {("fast-rcnn", "classic"): {"batch_size": 2, "lr_batch": 2}}
+# Dai et al. 2016, section 3: the rate drops after two thirds.
+SYSTEMS: dict[tuple[str, str], dict[str, Any]] = {
+    ("fast-rcnn", "classic"): {"batch_size": 2, "lr_batch": 2},
+    ("rfcn", "classic"): {"milestones": [0.667]},
+}
 
 # What a scheme asks of the model.
 SCHEMES: dict[tuple[str, str], dict[str, Any]] = {("fast-rcnn", "svm"): {"scores": "svm"}}
+
+
+def needs(system: str, scheme: str, plan: SchemeSettings) -> dict[str, Any]:
+    """What `scheme` cannot do without in the model of `system`."""
+    family = system.partition("/")[0]
+    if (family, scheme) == ("faster-rcnn", "joint-warp"):
+        return {"pool": {"kind": "warp"}, "proposal_gradient": True}
+    if scheme == "alternating":
+        return {"shared_backbone": not plan.apart}
+    return {"shared_backbone": True} if scheme == "four-step" else {}
+
 
 # What a data set asks for: a mirrored 2 is no digit.
 DATA: dict[str, dict[str, Any]] = {"digits": {"augment": {"flip": 0.0}}}

@@ -1,9 +1,15 @@
-"""The stage `propose`: finds the regions of every image before anything learns from them."""
+"""The stages `propose`: regions of every image are found before anything learns from them, by a method or by a network
+that an earlier stage has trained.
+"""
 
 from __future__ import annotations
 
 from functools import partial
 
+from rcnn.data import Dataset
+from rcnn.detectors import load
+from rcnn.detectors.proposing import NetworkRegions
+from rcnn.detectors.two_stage import TwoStage
 from rcnn.proposals import CachedRegions, fill
 from rcnn.training.job import Job
 
@@ -16,11 +22,33 @@ def find_regions(job: Job) -> None:
     """
     if not isinstance(job.regions, CachedRegions):
         return
-    shares = [(dataset, job.world.share(len(dataset))) for dataset in (job.train_set, job.val_set)]
-    total = sum(len(share) for _, share in shares)
-    before = 0
+    _fill(job, job.regions, job.train_set, job.val_set)
+
+
+def propose(job: Job, by: str) -> None:
+    """Finds the proposals of the images to learn from, as the model that the stage `by` left gives them."""
+    _fill(job, proposed(job, by), job.train_set, threads=1)  # a network spreads over the cores by itself
+
+
+def proposed(job: Job, by: str) -> CachedRegions:
+    """The proposals of the model that the stage `by` left, kept in that stage's folder.
+
+    They are those of whole images, and mirrored and cut with them as Selective Search's are (py-faster-rcnn does the
+    same; the MATLAB release proposes anew on mirrored images).
+    """
+    folder = job.earlier(by)
+    model = load(folder, device=str(job.model.device), precision=job.model.precision)
+    assert isinstance(model, TwoStage)
+    return CachedRegions(NetworkRegions(model, training=True), folder / "regions")
+
+
+def _fill(job: Job, regions: CachedRegions, *datasets: Dataset, threads: int | None = None) -> None:
+    """Finds what is missing of the data sets' regions, this process's share of it."""
+    shares = [(dataset, job.world.share(len(dataset))) for dataset in datasets]
+    total, before = sum(len(share) for _, share in shares), 0
     for dataset, share in shares:
-        fill(job.regions, dataset, indices=share, done=partial(_shown, job, before, total), pause=job.pause)
+        done = partial(_shown, job, before, total)
+        fill(regions, dataset, indices=share, threads=threads, done=done, pause=job.pause)
         before += len(share)
 
 

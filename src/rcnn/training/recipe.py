@@ -16,8 +16,8 @@ from rcnn.data import Augmentation
 from rcnn.detectors import to_mapping, updated
 from rcnn.errors import UserError, nearest
 from rcnn.training import reading, toml
-from rcnn.training.presets import AUGMENTATIONS, RECIPES, presets
-from rcnn.training.schemes import scheme_of
+from rcnn.training.presets import AUGMENTATIONS, RECIPES, needs, presets
+from rcnn.training.schemes import SchemeSettings, scheme_of
 from rcnn.training.stages import Learn, Stage, Work
 
 FILE = "recipe.toml"
@@ -78,6 +78,7 @@ class TrainSettings:
         seed: of every random choice.
         workers: processes that load images; 0 loads in the training process, "auto" takes some where a GPU would wait.
         device: "auto", "cpu", "cuda" or "mps".
+        plan: how the stages of a scheme follow one another, see `schemes.SchemeSettings`.
     """
 
     epochs: float | None = 12.0
@@ -106,6 +107,7 @@ class TrainSettings:
     seed: int = 0
     workers: int | Literal["auto"] = "auto"
     device: str = "auto"
+    plan: SchemeSettings = field(default_factory=SchemeSettings)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "steps", "batch_size", "accumulate", "lr"):
@@ -133,6 +135,9 @@ class StageRecord:
 
     name: str
     trains: tuple[str, ...] = ()
+    start: tuple[str, ...] = ()
+    proposals: str = ""
+    frozen: tuple[str, ...] = ()
     steps: int = 0
     epochs: float = 0.0
     lr: float = 0.0
@@ -177,7 +182,10 @@ class Recipe:
 def _record(stage: Stage, steps_per_epoch: int) -> StageRecord:
     if isinstance(stage, Learn):
         epochs = round(stage.steps / steps_per_epoch, 3)
-        return StageRecord(stage.name, stage.trains, stage.steps, epochs, stage.lr)
+        start = tuple(f"{module} from {source}" for module, source in stage.start)
+        return StageRecord(
+            stage.name, stage.trains, start, stage.proposals, stage.frozen, stage.steps, epochs, stage.lr
+        )
     return StageRecord(stage.name, what=stage.what if isinstance(stage, Work) else "")
 
 
@@ -210,6 +218,7 @@ def resolve(layers: Sequence[Mapping[str, Any]]) -> Recipe:
         for part, changes in layer.items():
             if part in PARTS:
                 parts[part] = _laid_over(parts[part], changes, part)
+    parts["model"] = _meeting(parts["model"], needs(named["system"], named["scheme"], parts["train"].plan), named)
     if not parts["data"].path:
         raise UserError("no data was named; expected --data with `digits`, or a VOC, COCO or YOLO data set")
     return Recipe(**named, **parts)
@@ -241,6 +250,15 @@ def _laid_over(current: Any, changes: Any, part: str) -> Any:
         if given:
             changes = {**changes, "epochs": None, "steps": None, given[0]: changes[given[0]]}
     return updated(current, changes, path=part)
+
+
+def _meeting(model: Mapping[str, Any], needed: Mapping[str, Any], named: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of the model with what its scheme needs; refuses others in their place."""
+    given = reading.flat(model)
+    for key, value in reading.flat(needed).items():
+        if given.get(key, value) != value:
+            raise UserError(f"model.{key} = {given[key]!r}: the scheme '{named['scheme']}' needs {value!r}")
+    return reading.merged(model, needed)
 
 
 def _check_names(named: Mapping[str, Any], parts: Mapping[str, Any]) -> None:

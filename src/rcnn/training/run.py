@@ -28,12 +28,13 @@ from rcnn.training import plan, reading
 from rcnn.training.engine import BEST, LAST, Engine
 from rcnn.training.interrupt import Interrupt, Stopped
 from rcnn.training.job import Job
+from rcnn.training.loading import image_loader
 from rcnn.training.logs import read_metrics
 from rcnn.training.progress import Reporter, duration
 from rcnn.training.recipe import FILE, Recipe, differences, read_recipe, resolve
 from rcnn.training.schedule import scaled_lr
 from rcnn.training.schemes import Budget, scheme_of
-from rcnn.training.stages import Learn
+from rcnn.training.stages import Learn, Stage
 from rcnn.training.state import load_state
 from rcnn.training.validation import validate
 from rcnn.training.world import World, joined
@@ -46,6 +47,7 @@ FLAGS = {
     "data": "data.path",
     "classes": "data.classes",
     "image_size": "model.image_size",
+    **{name: f"train.plan.{name}" for name in ("rounds", "interval")},
     **{
         name: f"train.{name}"
         for name in ("epochs", "steps", "batch_size", "lr", "workers", "device", "precision", "seed")
@@ -83,6 +85,8 @@ def train(
     classes: Sequence[str] | None = None,
     recipe: str | None = None,
     scheme: str | None = None,
+    rounds: int | None = None,
+    interval: str | None = None,
     epochs: float | None = None,
     steps: int | None = None,
     weights: str | Path | None = None,
@@ -108,6 +112,8 @@ def train(
         classes: those to learn, in the order of their labels; None takes all.
         recipe: "modern" or "classic".
         scheme: how the stages follow one another, such as "joint"; None takes the system's usual.
+        rounds: of the scheme "alternating", how often RPN and detector are trained.
+        interval: of the same, "round", or "batch" to update both on every batch.
         epochs: passes over the data of each trained stage; `steps`: optimiser steps instead.
         weights: the backbone's first weights: a file, "imagenet", or "none" for a random start.
         batch_size: images a forward pass.
@@ -142,6 +148,8 @@ def train(
             classes=classes,
             recipe=recipe,
             scheme=scheme,
+            rounds=rounds,
+            interval=interval,
             epochs=epochs,
             steps=steps,
             weights=weights,
@@ -250,7 +258,7 @@ def _train(
     regions = _regions(recipe, model, train_set, val_set)
     workers = _workers(settings.workers, device, world)
     job = Job(model, recipe, train_set, val_set, regions, run, workers, world, reporter, Interrupt())
-    loader = _loader(job)
+    loader = image_loader(job)
     steps_per_epoch = math.ceil(loader.steps_per_epoch / settings.accumulate)
     images_per_step = settings.images_per_step * world.size
     _, scheme = scheme_of(recipe.system, recipe.scheme)
@@ -259,6 +267,7 @@ def _train(
             steps=settings.steps or max(1, round((settings.epochs or 0) * steps_per_epoch)),
             lr=scaled_lr(settings.lr, settings.lr_batch, images_per_step),
             random_start=recipe.weights in (None, "none"),
+            plan=settings.plan,
         )
     )
     recipe = recipe.planned(stages, steps_per_epoch)
@@ -266,12 +275,11 @@ def _train(
     for line in plan.describe(model, recipe, train_set, val_set, images_per_step):
         reporter.say(line)
     if state is None:
-        first = next(stage for stage in stages if isinstance(stage, Learn) and stage.ahead)
-        tried = first.loader(job.at(first.name)) if first.loader else loader
-        cost = plan.try_step(model, next(tried.batches(0)), first.part)
-        reporter.say(f"estimate: {plan.estimate(cost, recipe, stages, len(val_set), steps_per_epoch, device)}")
+        costs = _tried(job, stages, loader)
+        reporter.say(f"estimate: {plan.estimate(costs, recipe, stages, len(val_set), steps_per_epoch, device)}")
         if dry_run:
-            reporter.say(f"dry run: one batch gave a loss of {cost.loss:.4f}; nothing was written")
+            loss = next(iter(costs.values())).loss
+            reporter.say(f"dry run: one batch gave a loss of {loss:.4f}; nothing was written")
     if dry_run:
         return None
     reporter.say(f"run folder: {run}")
@@ -288,6 +296,20 @@ def _train(
         reporter.result(f"stopped; `rcnn train --resume --out {run}` goes on with it")
         raise
     return _result(run, recipe, engine.progress.seconds, reporter) if world.first else None
+
+
+def _tried(job: Job, stages: Sequence[Stage], loader: TrainLoader) -> dict[str, plan.Cost]:
+    """What a step of each stage costs whose batches can be had now; stages that learn the same cost the same."""
+    costs: dict[str, plan.Cost] = {}
+    known: dict[tuple[str, ...], plan.Cost] = {}
+    for stage in stages:
+        if not isinstance(stage, Learn) or not stage.ahead:
+            continue
+        if stage.parts not in known:
+            batches = stage.loader(job.at(stage.name)) if stage.loader else loader
+            known[stage.parts] = plan.try_step(job.model, next(batches.batches(0)), stage.parts)
+        costs[stage.name] = known[stage.parts]
+    return costs
 
 
 def _open(recipe: Recipe) -> tuple[Dataset, Dataset, Recipe]:
@@ -331,25 +353,6 @@ def _regions(
     if recipe.data.regions:
         return FileRegions(recipe.data.regions, train_set, val_set, count=model.options.regions.count)
     return CachedRegions(model.region_method)
-
-
-def _loader(job: Job) -> TrainLoader:
-    """The loader of this process's share of the training batches."""
-    recipe, world = job.recipe, job.world
-    short, long = job.model.options.image_size
-    return TrainLoader(
-        job.train_set,
-        short=short,
-        long=long,
-        batch_size=recipe.train.batch_size,
-        augmentation=recipe.augment,
-        seed=recipe.train.seed,
-        workers=job.workers,
-        rank=world.rank,
-        world=world.size,
-        pin_memory=job.model.device.type == "cuda",
-        regions=job.regions,
-    )
 
 
 def _result(run: Path, recipe: Recipe, seconds: float, reporter: Reporter) -> TrainingResult:

@@ -16,6 +16,8 @@ from rcnn.errors import RCNNError
 from rcnn.files import writing
 
 FILE = Path("state") / "state.pt"
+# What stages start from that begin anew.
+FIRST_FILE = Path("state") / "first.pt"
 
 
 @dataclass
@@ -47,24 +49,24 @@ class Progress:
         self.stage_seconds += seconds
 
 
-def save_state(run: Path, state: dict[str, Any]) -> None:
+def save_state(run: Path, state: dict[str, Any], file: Path = FILE) -> None:
     """Writes the state beside the run's present one and puts it in that one's place once it is whole."""
-    with writing(run / FILE) as beside:
+    with writing(run / file) as beside:
         torch.save(state, beside)
 
 
-def load_state(run: Path) -> dict[str, Any] | None:
+def load_state(run: Path, file: Path = FILE) -> dict[str, Any] | None:
     """The run's state, on the CPU; None where the run was stopped before its first.
 
     Raises:
         RCNNError: the file is damaged.
     """
-    for leftover in (run / FILE).parent.glob(f".{FILE.stem}.*.part*"):
+    for leftover in (run / file).parent.glob(f".{file.stem}.*.part*"):
         leftover.unlink(missing_ok=True)  # a process was killed while it wrote
-    if not (run / FILE).exists():
+    if not (run / file).exists():
         return None
     try:
-        return torch.load(run / FILE, map_location="cpu", weights_only=True)
+        return torch.load(run / file, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler fails in as many ways as a file can be damaged
         first = (str(error).splitlines() or [""])[0]
-        raise RCNNError(f"'{run / FILE}' is damaged, so the run cannot be resumed: {first}") from error
+        raise RCNNError(f"'{run / file}' is damaged, so the run cannot be resumed: {first}") from error

@@ -1,4 +1,4 @@
-"""One optimiser step: losses, backward, clip, update, average; and the guard that watches its figures.
+"""One step: losses, backward, clip, update, average; and the guard that watches its figures.
 
 Nothing here waits for the GPU: figures stay on the device until somebody reads them.
 """
@@ -54,7 +54,9 @@ class StageTrainer:
         self.summed = 0
         self.wrapped: nn.Module = model
         if world.size > 1:
-            self.wrapped = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
+            self.wrapped = nn.parallel.DistributedDataParallel(
+                model, gradient_as_bucket_view=True, find_unused_parameters=len(stage.parts) > 1
+            )
 
     def lr(self, step: int) -> float:
         """The learning rate of optimiser step `step`."""
@@ -79,12 +81,23 @@ class StageTrainer:
             RCNNError: a figure is not finite; raised at once on the CPU, else by the next `guard.check`.
         """
         set_lr(self.optimizer, self.lr(step))
-        self.optimizer.zero_grad(set_to_none=True)
         values: dict[str, Tensor] = {}
-        for part, batch in enumerate(batches):
-            self.seed(step, part)
+        for turn, part in enumerate(self.stage.parts):
+            self._update(step, turn, part, batches, values)
+        if self.ema is not None:
+            self.ema.update(self.model, step)
+        for name, value in values.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.summed += 1
+        return values
+
+    def _update(self, step: int, turn: int, part: str, batches: Sequence[Batch], values: dict[str, Tensor]) -> None:
+        """Updates the weights by the losses of `part`, number `turn` of the stage's, and adds those up in `values`."""
+        self.optimizer.zero_grad(set_to_none=True)
+        for number, batch in enumerate(batches):
+            self.seed(step, turn * len(batches) + number)
             with self.model.autocast():
-                losses = self.wrapped(batch, self.generator, self.stage.part)
+                losses = self.wrapped(batch, self.generator, part)
             total = total_loss(losses)
             (total / len(batches)).backward()
             for name, value in {"loss": total, **losses}.items():
@@ -95,12 +108,6 @@ class StageTrainer:
         figure = values["loss"] + 0 * norm
         self.guard.watch(step, figure, [name for batch in batches for name in batch.names])
         self.optimizer.step()
-        if self.ema is not None:
-            self.ema.update(self.model, step)
-        for name, value in values.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.summed += 1
-        return values
 
     def seed(self, step: int, part: int) -> None:
         """Makes every draw of a forward pass a function of the run's seed and of which pass it is.
