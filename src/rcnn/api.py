@@ -83,7 +83,7 @@ def propose(
         method: "selective-search", or the folder of a run or model with a region proposal network.
         mode: of Selective Search: "fast", "quality" or "single".
         count: the most regions; None for all.
-        settings: further ones of `SelectiveSearchOptions`: `sigma`, `min_side`, `width`, `seed`.
+        settings: further ones of `SelectiveSearchOptions`: `sigma`, `min_side`, `overlap`, `width`, `seed`.
 
     Returns:
         Their numpy `boxes` [N, 4] in pixels of the original image, best first.

@@ -55,7 +55,7 @@ def test_boxes_are_inside_large_enough_and_all_different(photo, min_side):
 
 
 def test_a_seed_repeats_and_another_ranks_the_same_boxes_otherwise(photo):
-    one, again, other = (SelectiveSearch(SelectiveSearchOptions(seed=seed))(photo) for seed in (0, 0, 1))
+    one, again, other = (SelectiveSearch(SelectiveSearchOptions(seed=seed, overlap=1))(photo) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
     assert not np.array_equal(one, other)
     np.testing.assert_array_equal(np.unique(one, axis=0), np.unique(other, axis=0))
@@ -73,6 +73,16 @@ def test_ranking_is_position_times_chance(photo):
         start += len(boxes)
     wanted = sorted((box for box in best if min(box[2] - box[0], box[3] - box[1]) >= 20), key=lambda box: best[box])
     assert rank(strategies, 20, 5).tolist() == [list(box) for box in wanted]
+
+
+def test_near_repeats_of_better_ranked_regions_are_dropped(photo):
+    everything = SelectiveSearch(SelectiveSearchOptions(overlap=1))(photo)
+    kept: list[np.ndarray] = []
+    for box in everything.astype(np.float64):
+        if not kept or iou(box[None], np.array(kept)).max() <= 0.9:
+            kept.append(box)
+    assert len(kept) < len(everything)
+    np.testing.assert_array_equal(SelectiveSearch(SelectiveSearchOptions(overlap=0.9))(photo), np.array(kept))
 
 
 def test_the_same_regions_on_any_number_of_threads(photo):
@@ -121,7 +131,7 @@ def test_count_cuts_the_list(photo):
 
 
 def test_keys_tell_settings_apart_but_not_counts():
-    options = [{}, {"mode": "quality"}, {"sigma": 1.0}, {"min_side": 0}, {"width": 500}, {"seed": 1}]
+    options = [{}, {"mode": "quality"}, {"sigma": 1.0}, {"min_side": 0}, {"overlap": 1}, {"width": 500}, {"seed": 1}]
     keys = [SelectiveSearch(SelectiveSearchOptions(**changes)).key for changes in options]
     assert len(set(keys)) == len(keys)
     assert SelectiveSearch(count=5).key == SelectiveSearch().key

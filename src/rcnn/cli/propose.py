@@ -31,6 +31,9 @@ def command(
     min_side: Annotated[
         float, typer.Option(min=0, help="Of Selective Search: the shortest side kept, in pixels.")
     ] = 20.0,
+    overlap: Annotated[
+        float, typer.Option(help="Of Selective Search: IoU with a better region above which one is dropped.")
+    ] = 0.9,
     width: Annotated[
         int | None, typer.Option(min=1, help="Of Selective Search: resize images to this width first.")
     ] = None,
@@ -47,7 +50,7 @@ def command(
         raise UserError("give either images or --data DATA, such as: rcnn propose photo.jpg")
     if not data and (judge or split):
         raise UserError(f"--{'eval' if judge else 'split'} needs a data set: add --data DATA")
-    settings = {"mode": mode, "min_side": min_side, "width": width, "seed": seed}
+    settings = {"mode": mode, "min_side": min_side, "overlap": overlap, "width": width, "seed": seed}
     finder = region_method(method, count=count, device=device, **settings)
     if not data:
         _for_images([Path(image) for image in images or ()], finder, json, out)

@@ -76,6 +76,7 @@ def classic(strides: Sequence[int]) -> FastRCNNOptions:
     """The recipe of the paper: RoI max pooling, 64 RoIs of each of two images, background from an IoU of 0.1."""
     return FastRCNNOptions(
         image_size=(600, 1000),
+        regions=RegionOptions(overlap=1.0),
         pool=PoolOptions(kind="pool"),
         box=BoxHeadOptions(samples=64, negative=(0.1, 0.5), loss_beta=1.0, nms=0.3),
     )

@@ -63,7 +63,7 @@ class RCNNOptions:
 
 def classic(strides: Sequence[int]) -> RCNNOptions:
     """The recipe of the paper and its code: 227² stretched crops, 16 px of context, regions searched at width 500."""
-    return RCNNOptions(regions=RegionOptions(width=500))
+    return RCNNOptions(regions=RegionOptions(width=500, overlap=1.0))
 
 
 def modern(strides: Sequence[int]) -> RCNNOptions:

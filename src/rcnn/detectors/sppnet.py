@@ -77,7 +77,11 @@ class SPPNetOptions:
 
 def classic(strides: Sequence[int]) -> SPPNetOptions:
     """The recipe of the paper and its code: five scales, and the code's λ and overlap for the box regressors."""
-    return SPPNetOptions(test_scales=(480, 576, 688, 864, 1200), ridge=RidgeOptions(strength=4000.0, overlap=0.5))
+    return SPPNetOptions(
+        regions=RegionOptions(overlap=1.0),
+        test_scales=(480, 576, 688, 864, 1200),
+        ridge=RidgeOptions(strength=4000.0, overlap=0.5),
+    )
 
 
 def modern(strides: Sequence[int]) -> SPPNetOptions:

@@ -44,6 +44,7 @@ class RegionOptions:
         count: the most regions of an image that are used, best first.
         sigma: of Selective Search's smoothing, in pixels.
         min_side: regions with a shorter side, in pixels, are dropped.
+        overlap: IoU with a better ranked region above which one is dropped; at 1 only equal ones are.
         width: images are searched at this width, as R-CNN did at 500; "none" for their own.
         seed: of the ranking's random part.
     """
@@ -53,6 +54,7 @@ class RegionOptions:
     count: int = 2000
     sigma: float = 0.8
     min_side: float = 20.0
+    overlap: float = 0.9
     width: int | None = None
     seed: int = 0
 
@@ -66,7 +68,12 @@ def method_of(options: RegionOptions) -> RegionMethod:
     """The method that the options name: pixels [H, W, 3] → regions [N, 4], at most `options.count`."""
     return SelectiveSearch(
         SelectiveSearchOptions(
-            mode=options.mode, sigma=options.sigma, min_side=options.min_side, width=options.width, seed=options.seed
+            mode=options.mode,
+            sigma=options.sigma,
+            min_side=options.min_side,
+            overlap=options.overlap,
+            width=options.width,
+            seed=options.seed,
         ),
         count=options.count,
     )

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image
 
 from rcnn import kernels
@@ -22,7 +23,7 @@ from rcnn.errors import UserError, nearest
 from rcnn.proposals.method import RegionMethod
 
 # Part of every key: raise it when the same settings find other regions.
-VERSION = 1
+VERSION = 2
 
 
 class Similarity(NamedTuple):
@@ -65,6 +66,7 @@ class SelectiveSearchOptions:
         mode: which strategies run: "single" (one), "fast" (8) or "quality" (80).
         sigma: of the Gaussian that smooths the image before it is cut into initial regions, in pixels.
         min_side: regions with a shorter side are dropped, in pixels of the image that is searched.
+        overlap: IoU with a better ranked region above which one is dropped; at 1, as published, only equal ones are.
         width: the image is resized to this width first, as R-CNN did to 500; None for its own.
         seed: of the random part of the ranking.
     """
@@ -72,6 +74,7 @@ class SelectiveSearchOptions:
     mode: Literal["single", "fast", "quality"] = "fast"
     sigma: float = 0.8
     min_side: float = 20.0
+    overlap: float = 0.9
     width: int | None = None
     seed: int = 0
 
@@ -81,6 +84,8 @@ class SelectiveSearchOptions:
         for name in ("sigma", "min_side", "seed"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"Selective Search's {name} = {getattr(self, name)}: expected a number from 0 on")
+        if not 0 < self.overlap <= 1:
+            raise UserError(f"Selective Search's overlap = {self.overlap}: expected an IoU above 0, at most 1")
         if self.width is not None and self.width < 1:
             raise UserError(f"Selective Search's width = {self.width}: expected pixels from 1 on, or None")
 
@@ -104,8 +109,8 @@ class SelectiveSearch(RegionMethod):
         options, (height, width) = self.options, pixels.shape[:2]
         searched = pixels if options.width is None else _at_width(pixels, options.width)
         boxes = rank(hierarchies(searched, MODES[options.mode], options.sigma), options.min_side, options.seed)
-        scale = np.array([width / searched.shape[1], height / searched.shape[0]] * 2, np.float32)
-        return boxes.astype(np.float32) * scale
+        boxes = distinct(boxes.astype(np.float32), options.overlap)
+        return boxes * np.array([width / searched.shape[1], height / searched.shape[0]] * 2, np.float32)
 
 
 def hierarchies(image: np.ndarray, strategies: Strategies, sigma: float) -> list[np.ndarray]:
@@ -150,6 +155,24 @@ def rank(hierarchies: list[np.ndarray], min_side: float, seed: int) -> np.ndarra
     # The four corners of a box as one number; of equal ones `unique` gives the first, which has the best rank.
     key = boxes.astype(np.uint16).view(np.uint64)[:, 0]
     return boxes[np.sort(np.unique(key, return_index=True)[1])]
+
+
+def distinct(boxes: np.ndarray, overlap: float) -> np.ndarray:
+    """The boxes float32 [N, 4], best first, that overlap no better one by an IoU above `overlap`.
+
+    Strategies agree on many a region but for some pixels; without the repeats as many regions cover more objects.
+    """
+    if overlap == 1 or not len(boxes):
+        return boxes
+    ranked = torch.arange(len(boxes), 0, -1, dtype=torch.float32)[None]
+    index, count = kernels.nms(
+        torch.from_numpy(boxes)[None],
+        ranked,
+        torch.ones_like(ranked, dtype=torch.bool),
+        threshold=overlap,
+        capacity=len(boxes),
+    )
+    return boxes[index[0, : int(count)].numpy()]
 
 
 def _at_width(pixels: np.ndarray, width: int) -> np.ndarray:
