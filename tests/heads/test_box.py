@@ -39,7 +39,7 @@ def test_the_loss_is_the_multi_task_loss_of_fast_rcnn(regression):
     positive = labels < CLASSES
     used = torch.tensor([[True] * 4, [True, True, False, False]])
     goals = torch.randn(2, 4, 4, generator=rng)
-    losses = head.losses(output, RoISamples(torch.zeros(2, 4, 4), used, positive, labels, goals))
+    losses = head.losses(output, RoISamples(torch.zeros(2, 4, 4), used, positive, labels, goals, labels))
     cls = box = 0.0
     for b in range(2):
         for s in range(4):

@@ -104,6 +104,7 @@ def test_rfcns_box_loss_is_divided_by_a_fixed_number():
         torch.tensor([[True, False, False, False]] * 2),
         torch.tensor([[0, 3, 3, 3]] * 2),
         torch.ones(2, 4, 4),
+        torch.zeros(2, 4, dtype=torch.int64),
     )
     output = BoxOutput(torch.zeros(2, 4, CLASSES + 1), torch.zeros(2, 4, CLASSES, 4))
     fixed = head_of(ohem="rfcn", samples=128, loss_beta=1.0).losses(output, samples)

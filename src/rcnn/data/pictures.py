@@ -1,4 +1,4 @@
-"""Pictures of boxes: crisp outlines, legible labels, one steady colour per class; and grids of such pictures.
+"""Pictures of boxes and masks: crisp outlines, legible labels, one steady colour per class; and grids of such pictures.
 
 Pillow alone draws them. Everything scales with the image, so a thumbnail and a 20-megapixel photograph look alike.
 Letters: H W height and width, N boxes.
@@ -9,9 +9,12 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from rcnn import rle
 
 Colour = tuple[int, int, int]
 
@@ -32,16 +35,21 @@ _GOLDEN_RATIO = 0.618034
 # Of a picture's area. Labels that would fill more shrink, and those that find no free place are left out: the colours
 # still tell, where the labels would hide what they name.
 _CROWDED = 0.2
+_TINT = 115  # of 255: how strongly a mask covers what it lies on
 
 
 @dataclass(frozen=True)
 class Mark:
-    """One box to draw: corners x1 y1 x2 y2 in pixels, the label's text (may be empty), colour, dashed or not."""
+    """One box to draw: corners x1 y1 x2 y2 in pixels, the label's text (may be empty), colour, dashed or not.
+
+    `segment` is its mask as COCO's RLE, laid over the image in the colour; None for no mask.
+    """
 
     box: Sequence[float]
     text: str
     colour: Colour
     dashed: bool = False
+    segment: dict[str, Any] | None = None
 
 
 def class_colour(label: int) -> Colour:
@@ -61,6 +69,7 @@ def draw_boxes(
     classes: Sequence[str],
     *,
     truth: tuple[np.ndarray, np.ndarray] | None = None,
+    segments: Sequence[dict[str, Any] | None] | None = None,
     scale: float = 1.0,
 ) -> Image.Image:
     """The image with its boxes, each with the name of its class and its score where there is one.
@@ -72,6 +81,7 @@ def draw_boxes(
         scores: [N] or None.
         classes: names.
         truth: boxes [G, 4] and labels [G] of the ground truth, drawn dashed below the others.
+        segments: N masks as COCO's RLE, laid over the image; None where there are none.
         scale: draw at this many times the size, so that labels stay legible on small images.
     """
     marks = []
@@ -79,7 +89,8 @@ def draw_boxes(
         marks += [Mark(box, "", class_colour(int(k)), dashed=True) for box, k in zip(*truth, strict=True)]
     for index, (box, label) in enumerate(zip(boxes, labels, strict=True)):
         score = "" if scores is None else f"  {scores[index]:.2f}"
-        marks.append(Mark(box, f"{classes[int(label)]}{score}", class_colour(int(label))))
+        segment = segments[index] if segments is not None else None
+        marks.append(Mark(box, f"{classes[int(label)]}{score}", class_colour(int(label)), segment=segment))
     return draw_marks(image, marks, scale=scale)
 
 
@@ -105,6 +116,9 @@ def draw_marks(image: np.ndarray | Image.Image, marks: Sequence[Mark], *, scale:
         if np.isfinite(np.asarray(mark.box, np.float64)).all()
     ]
     scaled.sort(key=lambda row: -(row[0][2] - row[0][0]) * (row[0][3] - row[0][1]))
+    for _, mark in scaled:
+        if mark.segment is not None:
+            _lay_over(picture, mark.segment, mark.colour)
     for box, mark in scaled:
         _outline(draw, box, mark, line)
     taken: list[tuple[float, float, float, float]] = []
@@ -130,6 +144,20 @@ def picture_grid(
         top = gap + index // columns * (height + gap) + (height - size[1]) // 2
         sheet.paste(fitted, (left, top))
     return sheet
+
+
+def _lay_over(picture: Image.Image, segment: dict[str, Any], colour: Colour) -> None:
+    """Tints the pixels of a mask, an RLE in the picture's size or the size that it had before it was scaled."""
+    mask = rle.decode(segment)
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return
+    top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+    wide, high = picture.width / mask.shape[1], picture.height / mask.shape[0]
+    corner = round(left * wide), round(top * high)
+    size = max(1, round(right * wide) - corner[0]), max(1, round(bottom * high) - corner[1])
+    cover = Image.fromarray(mask[top:bottom, left:right].astype(np.uint8) * _TINT).resize(size)
+    picture.paste(colour, (*corner, corner[0] + size[0], corner[1] + size[1]), cover)
 
 
 def _outline(draw: ImageDraw.ImageDraw, box: Sequence[float], mark: Mark, line: int) -> None:

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from rcnn import kernels, rle
 from rcnn.backbones import Backbone
 from rcnn.data import read_image, resize
 from rcnn.data.collate import collate_regions
@@ -47,10 +48,12 @@ class Model(nn.Module, Generic[Found]):
             side in pixels that images are resized to.
         parts: what `losses` may be asked for beside all of it, for the stages of a training scheme.
         figures: names of its figures on validation images; the best model is that with the highest first one.
+        learns_masks: whether its batches have to come with the masks of objects.
         precision: "fp32", "bf16", or "auto": bf16 on GPUs that have it, else fp32.
     """
 
     parts: tuple[str, ...] = ()
+    learns_masks: bool = False
     figures: tuple[str, ...] = ()
 
     def __init__(self, system: str, classes: Sequence[str], options: Any) -> None:
@@ -181,9 +184,13 @@ class Detector(Model[Detections]):
     """A model that finds objects: boxes, classes and scores.
 
     Subclasses build their parts and write `losses` and `examine`; users call `predict`.
+
+    Attributes:
+        mask_threshold: from which probability on a pixel belongs to an object, for systems with masks.
     """
 
     figures = ("mAP", "AP50", "AP75")
+    mask_threshold: float = 0.5
 
     def detect(
         self,
@@ -216,9 +223,35 @@ class Detector(Model[Detections]):
         result = self.detect_all(batched(group, shape).to(self.device), proposals, score=score).to("cpu")
         for row, image in enumerate(group):
             height, width = image.size
-            boxes, scores, labels = carried_back(result, row, image.resized.shape[1:], image.size)
-            found = Detections(boxes, scores, labels, self.classes, image.name, width, height, image.pixels)
+            boxes, scores, labels, masks = self.carried_back(result, row, image.resized.shape[1:], image.size)
+            found = Detections(boxes, scores, labels, self.classes, image.name, width, height, image.pixels, masks)
             yield image.index, found
+
+    def carried_back(
+        self, result: DetectionBatch, row: int, size: Sequence[int], original: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]] | None]:
+        """One image out of a batch on the CPU, in pixels of the original image.
+
+        Args:
+            result: the batch's detections.
+            row: which image.
+            size: its height and width in the network; `original`: on disk.
+
+        Returns:
+            boxes [D, 4], scores [D], labels [D], and D masks as COCO's RLE, None from systems without.
+        """
+        real = result.valid[row]
+        scale = torch.tensor([original[1] / size[1], original[0] / size[0]]).repeat(2)
+        limit = torch.tensor([original[1], original[0]], dtype=torch.float32).repeat(2)
+        boxes = torch.minimum(result.boxes[row][real] * scale, limit).numpy()
+        masks = None
+        if result.masks is not None:
+            height, width = (int(side) for side in original)
+            pasted = kernels.paste(
+                result.masks[row][real].numpy(), boxes, (height, width), threshold=self.mask_threshold
+            )
+            masks = [rle.compressed(runs, (height, width)) for runs in pasted]
+        return boxes, result.scores[row][real].numpy(), result.labels[row][real].numpy(), masks
 
     def judge(
         self, batch: Batch, generator: torch.Generator | None = None, *, score: float | None = None
@@ -274,23 +307,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in before:
             module.training = training
-
-
-def carried_back(
-    result: DetectionBatch, row: int, size: Sequence[int], original: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One image's boxes [D, 4], scores [D] and labels [D] out of a batch on the CPU, in pixels of the original image.
-
-    Args:
-        result: the batch's detections.
-        row: which image.
-        size: its height and width in the network; `original`: on disk.
-    """
-    real = result.valid[row]
-    scale = torch.tensor([original[1] / size[1], original[0] / size[0]]).repeat(2)
-    limit = torch.tensor([original[1], original[0]], dtype=torch.float32).repeat(2)
-    boxes = torch.minimum(result.boxes[row][real] * scale, limit)
-    return boxes.numpy(), result.scores[row][real].numpy(), result.labels[row][real].numpy()
 
 
 def _paired(

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rcnn import rle
 from rcnn.data import draw_boxes, read_image
 from rcnn.errors import UserError
 from rcnn.files import write_text, writing
@@ -33,7 +34,7 @@ class Detections:
         width: of the original image in pixels (after its EXIF orientation).
         height: likewise.
         pixels: [H, W, 3] uint8 RGB where the image came as an array; a file is read again when it is drawn on.
-        masks: [D, H, W] bool for models with masks, else None.
+        segments: D masks as COCO's RLE, the counts as text, for models with masks; else None. `masks` draws them.
     """
 
     boxes: np.ndarray
@@ -44,7 +45,7 @@ class Detections:
     width: int
     height: int
     pixels: np.ndarray | None = None
-    masks: np.ndarray | None = None
+    segments: list[dict[str, Any]] | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -54,21 +55,25 @@ class Detections:
         """The class name of each detection."""
         return [self.classes[label] for label in self.labels]
 
+    @property
+    def masks(self) -> np.ndarray | None:
+        """[D, H, W] bool for models with masks, else None; drawn when asked for, which takes a byte a pixel each."""
+        if self.segments is None:
+            return None
+        drawn = np.zeros((len(self), self.height, self.width), bool)
+        for mask, segment in zip(drawn, self.segments, strict=True):
+            mask[:] = rle.decode(segment)
+        return drawn
+
     def above(self, score: float) -> Detections:
         """The detections of at least `score`."""
-        keep = self.scores >= score
-        masks = None if self.masks is None else self.masks[keep]
-        return Detections(
-            self.boxes[keep],
-            self.scores[keep],
-            self.labels[keep],
-            self.classes,
-            self.image,
-            self.width,
-            self.height,
-            self.pixels,
-            masks,
-        )
+        return self.only(self.scores >= score)
+
+    def only(self, keep: np.ndarray) -> Detections:
+        """The detections that `keep` [D] bool names."""
+        segments = None if self.segments is None else [self.segments[d] for d in np.flatnonzero(keep)]
+        boxes, scores, labels = self.boxes[keep], self.scores[keep], self.labels[keep]
+        return replace(self, boxes=boxes, scores=scores, labels=labels, segments=segments)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, in the form of `rcnn predict --json`: image, width, height, detections."""
@@ -76,15 +81,20 @@ class Detections:
             {"box": box, "score": score, "label": self.classes[label], "class_id": label}
             for box, score, label in zip(*self._rows(), strict=True)
         ]
+        for entry, segment in zip(found, self.segments or (), strict=False):
+            entry["mask"] = segment
         return {"image": self.image, "width": self.width, "height": self.height, "detections": found}
 
     def to_coco(self, image_id: int | str, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
-        """COCO results: boxes as x y width height; `category_ids` of the K classes (default: index + 1)."""
+        """COCO results: boxes x y width height, masks as RLE; `category_ids` of the K classes (default: index + 1)."""
         ids = list(category_ids) if category_ids is not None else [index + 1 for index in range(len(self.classes))]
-        return [
+        rows = [
             {"image_id": image_id, "category_id": ids[label], "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
             for (x1, y1, x2, y2), score, label in zip(*self._rows(), strict=True)
         ]
+        for row, segment in zip(rows, self.segments or (), strict=False):
+            row["segmentation"] = segment
+        return rows
 
     def _rows(self) -> tuple[list[list[float]], list[float], list[int]]:
         """Boxes to 0.01 px, scores to 1e-5 and labels as plain numbers."""
@@ -108,7 +118,7 @@ class Detections:
     def picture(self) -> Any:
         """The image with its detections drawn on it, a `PIL.Image`."""
         pixels = read_image(self.image) if self.pixels is None else self.pixels
-        return draw_boxes(pixels, self.boxes, self.labels, self.scores, self.classes)
+        return draw_boxes(pixels, self.boxes, self.labels, self.scores, self.classes, segments=self.segments)
 
     def save(self, path: str | Path) -> Path:
         """Writes a picture (.jpg, .png, .webp) or the values (.json), whole or not at all; returns the path.

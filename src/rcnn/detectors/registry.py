@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rcnn import backbones
-from rcnn.detectors import fast_rcnn, faster_rcnn, rcnn, sppnet
+from rcnn.detectors import fast_rcnn, faster_rcnn, mask_rcnn, rcnn, sppnet
 from rcnn.detectors.base import Detector
 from rcnn.detectors.options import updated
 from rcnn.errors import UserError, nearest
@@ -56,6 +56,13 @@ SYSTEMS: dict[str, System] = {
         "fpn",
         faster_rcnn.FasterRCNN,
         {"classic": faster_rcnn.classic, "modern": faster_rcnn.modern},
+    ),
+    "mask-rcnn": System(
+        "Mask R-CNN",
+        "He et al. 2017",
+        "fpn",
+        mask_rcnn.MaskRCNN,
+        {"classic": mask_rcnn.classic, "modern": mask_rcnn.modern},
     ),
 }
 

@@ -56,6 +56,17 @@ class TwoStage(Detector):
         """What the second stage says of boxes [B, N, 4] where valid [B, N], read from the maps [B, C, H, W]."""
         raise NotImplementedError
 
+    def second_stage(
+        self, features: list[Tensor], proposals: Proposals, batch: Batch, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        """The second stage's losses on some of the proposals [B, N], read from the maps [B, C, H, W]."""
+        return self.box_head.learn(self.reader(features), proposals, batch.truth, generator)
+
+    def finder(self, features: list[Tensor], proposals: Proposals, images: ImageBatch) -> Callable[..., DetectionBatch]:
+        """What makes detections of the proposals [B, N], as of `examine`."""
+        output = self.reader(features)(proposals.boxes, proposals.valid)
+        return partial(self.box_head.detect, output, proposals, images)
+
     def losses(self, batch: Batch, generator: torch.Generator | None = None, part: str = "") -> dict[str, Tensor]:
         """`loss_rpn_cls`, `loss_rpn_box`, `loss_cls`, `loss_box` and the mean number of `foreground_rois` an image.
 
@@ -66,12 +77,12 @@ class TwoStage(Detector):
         apart = self.rpn_backbone
         features = self.backbone(batch.images) if apart is None or part != "rpn" else []
         if part == "detector" and batch.proposals is not None:
-            return self.box_head.learn(self.reader(features), batch.proposals, batch.truth, generator)
+            return self.second_stage(features, batch.proposals, batch, generator)
         regions = self.rpn(features if apart is None else apart(batch.images), batch.images)
         box = {}
         if part != "rpn":
             proposals = self.rpn.propose(regions, batch.images, training=True, gradient=self.proposal_gradient)
-            box = self.box_head.learn(self.reader(features), proposals, batch.truth, generator)
+            box = self.second_stage(features, proposals, batch, generator)
         rpn = self.rpn.losses(regions, batch.images, batch.truth, generator) if part != "detector" else {}
         return {**rpn, **box}
 
@@ -91,5 +102,4 @@ class TwoStage(Detector):
         if proposals is None:
             regions = self.rpn(features if apart is None else apart(images), images)
             proposals = self.rpn.propose(regions, images, training=False)
-        output = self.reader(features)(proposals.boxes, proposals.valid)
-        return partial(self.box_head.detect, output, proposals, images)
+        return self.finder(features, proposals, images)

@@ -54,7 +54,8 @@ def _prediction(detections: Detections, labels: np.ndarray) -> Prediction:
     """Detections with their labels renumbered by `labels` [K]; those that become −1 are dropped."""
     renumbered = labels[detections.labels]
     kept = renumbered >= 0
-    return Prediction(detections.boxes[kept], detections.scores[kept], renumbered[kept])
+    left = detections.only(kept)
+    return Prediction(left.boxes, left.scores, renumbered[kept], left.segments)
 
 
 def open_for(model: Detector, data: str | Path, split: str = "val", classes: Sequence[str] | None = None) -> Dataset:

@@ -82,6 +82,7 @@ class RoISamples:
         positive: [B, S] bool.
         labels: [B, S] int64, class or K for background.
         goals: [B, S, 4] regression targets, zeros where not positive.
+        matched: [B, S] int64, the object that each overlaps most; meaningful where positive.
     """
 
     boxes: Tensor
@@ -89,6 +90,7 @@ class RoISamples:
     positive: Tensor
     labels: Tensor
     goals: Tensor
+    matched: Tensor
 
 
 @dataclass
@@ -125,12 +127,19 @@ class RoIHead(nn.Module):
         `look` says what the head makes of boxes. Hard examples cost a look at every RoI, without gradient; only the
         chosen are looked at again for the backward pass (Shrivastava et al. 2016, section 4.2).
         """
-        samples = self.draw(proposals, truth, generator)
-        if self.options.ohem is not None:
-            with torch.no_grad():
-                output = look(samples.boxes, samples.used)
-            samples = self.mine(output, samples)
+        samples = self.choose(look, proposals, truth, generator)
         return self.losses(look(samples.boxes, samples.used), samples)
+
+    def choose(
+        self, look: Look, proposals: Proposals, truth: GroundTruth, generator: torch.Generator | None = None
+    ) -> RoISamples:
+        """The RoIs to train on, as of `learn`."""
+        samples = self.draw(proposals, truth, generator)
+        if self.options.ohem is None:
+            return samples
+        with torch.no_grad():
+            output = look(samples.boxes, samples.used)
+        return self.mine(output, samples)
 
     def draw(self, proposals: Proposals, truth: GroundTruth, generator: torch.Generator | None = None) -> RoISamples:
         """Chooses the RoIs to train on (Girshick 2015, section 2.3; ground truth appended as in Ren et al. 2015).
@@ -155,7 +164,7 @@ class RoIHead(nn.Module):
         labels = torch.where(drawn.positive, truth.labels.gather(1, matched), self.classes)
         references = rois if options.target_gradient else rois.detach()
         goals = targets.encode(references, matched, drawn.positive, truth, self.coder)
-        return RoISamples(rois, drawn.used, drawn.positive, labels, goals)
+        return RoISamples(rois, drawn.used, drawn.positive, labels, goals, matched)
 
     def mine(self, output: BoxOutput, samples: RoISamples) -> RoISamples:
         """The RoIs of the highest loss among `samples` [B, A], of which `output` is, by the form of `options.ohem`."""
@@ -171,8 +180,9 @@ class RoIHead(nn.Module):
             chosen = ohem.hardest(both, positive, used, options.samples)
         else:
             chosen = ohem.hardest_by_fraction(cls, positive, used, options.samples, options.positive_fraction)
-        boxes, labels, goals = (targets.take(v, chosen.index) for v in (samples.boxes, samples.labels, samples.goals))
-        return RoISamples(boxes * chosen.used[..., None], chosen.used, chosen.positive, labels, goals)
+        kept = samples.boxes, samples.labels, samples.goals, samples.matched
+        boxes, labels, goals, matched = (targets.take(values, chosen.index) for values in kept)
+        return RoISamples(boxes * chosen.used[..., None], chosen.used, chosen.positive, labels, goals, matched)
 
     def losses(self, output: BoxOutput, samples: RoISamples) -> dict[str, Tensor]:
         """The multi-task loss (Girshick 2015, equation 1): `loss_cls`, `loss_box`, and the count `foreground_rois`.

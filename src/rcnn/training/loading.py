@@ -27,4 +27,5 @@ def image_loader(job: Job, regions: Regions | None = None) -> TrainLoader:
         world=world.size,
         pin_memory=job.model.device.type == "cuda",
         regions=regions or job.regions,
+        masks=job.model.learns_masks,
     )

@@ -32,10 +32,11 @@ RECIPES: dict[str, dict[str, Any]] = {
 AUGMENTATIONS = {"classic": Augmentation.classic(), "modern": Augmentation.modern()}
 
 # What a system does otherwise than the rest in a recipe. Girshick 2015, section 2.3: two images, 64 RoIs of each.
-# Dai et al. 2016, section 3: the rate drops after two thirds.
+# Dai et al. 2016, section 3: the rate drops after two thirds. He et al. 2017, section 3.1: 0.02 for 16 images.
 SYSTEMS: dict[tuple[str, str], dict[str, Any]] = {
     ("fast-rcnn", "classic"): {"batch_size": 2, "lr_batch": 2},
     ("rfcn", "classic"): {"milestones": [0.667]},
+    ("mask-rcnn", "classic"): {"batch_size": 2, "lr": 0.02, "lr_batch": 16, "weight_decay": 0.0001},
 }
 
 # What a scheme asks of the model.

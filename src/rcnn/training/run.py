@@ -255,6 +255,8 @@ def _train(
     train_set, val_set, recipe = _open(recipe)
     state = load_state(run) if resume else None
     model, recipe = _build(recipe, device, trained_before=resume and state is not None)
+    if model.learns_masks:
+        reporter.say(_masks_of(train_set))
     regions = _regions(recipe, model, train_set, val_set)
     workers = _workers(settings.workers, device, world)
     job = Job(model, recipe, train_set, val_set, regions, run, workers, world, reporter, Interrupt())
@@ -319,6 +321,19 @@ def _open(recipe: Recipe) -> tuple[Dataset, Dataset, Recipe]:
     classes = tuple(train_set.classes)
     val_set = open_dataset(wanted.path, wanted.val, classes=classes)
     return train_set, val_set, replace(recipe, data=replace(wanted, classes=classes))
+
+
+def _masks_of(dataset: Dataset) -> str:
+    """How many objects have a mask, which a system that learns them cannot do without."""
+    masked = dataset.masked
+    if not masked.any():
+        raise UserError(
+            f"data '{dataset.data}' has no masks in its split '{dataset.split}'; expected polygons or RLE in COCO's"
+            " 'segmentation', SegmentationObject in a VOC root, or polygons in YOLO's labels"
+        )
+    rest = int((~masked).sum())
+    note = f"; the other {rest} train class and box alone" if rest else ""
+    return f"{int(masked.sum())} of {len(masked)} objects have masks{note}"
 
 
 def _build(recipe: Recipe, device: torch.device, *, trained_before: bool) -> tuple[Detector, Recipe]:

@@ -5,6 +5,7 @@
     faster-rcnn    joint, or joint-warp
                    alternating: rpn → propose → detector, for some rounds, the last with frozen convolutions
                    four-step: rpn → propose → detector (anew) → rpn (frozen) → propose → detector (frozen)
+    mask-rcnn      joint
 
 R-CNN: Girshick et al. 2014, section 2.3. SPP-net: He et al. 2014, section 4. Fast R-CNN: Girshick 2015, section 2.3;
 its stage-wise and SVM variants are those of its tables 6 and 8. Faster R-CNN: Ren et al. 2017, section 3.2.
@@ -225,6 +226,7 @@ SCHEMES: dict[str, dict[str, Scheme]] = {
         "alternating": alternating,
         "four-step": four_step,
     },
+    "mask-rcnn": {"joint": joint},
 }
 
 

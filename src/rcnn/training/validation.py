@@ -10,7 +10,6 @@ from torch import Tensor
 from rcnn.data import Dataset
 from rcnn.data.loader import eval_batches
 from rcnn.detectors import Detector
-from rcnn.detectors.base import carried_back
 from rcnn.evaluation import Prediction, evaluate
 from rcnn.evaluation.detecting import LEAST_SCORE
 from rcnn.proposals.regions import Regions
@@ -29,7 +28,8 @@ def validate(
     pause: Callable[[], None],
     regions: Regions | None = None,
 ) -> dict[str, float]:
-    """`val_loss…` as means an image, and figures by COCO's protocol as fractions: `mAP`, `AP50`, `AP75`.
+    """`val_loss…` as means an image, and figures by COCO's protocol as fractions: `mAP`, `AP50`, `AP75`, of
+    masks as well, where there are some, as `mask_mAP`, ….
 
     Each process takes its share of the images; all get the same figures.
 
@@ -51,6 +51,7 @@ def validate(
     return {
         **{f"val_{name}": value for name, value in total.items()},
         **{name: result[name] or 0.0 for name in FIGURES},
+        **{f"mask_{name}": result["mask"][name] or 0.0 for name in FIGURES if "mask" in result},
     }
 
 
@@ -73,7 +74,14 @@ def judge_images(
     sums: dict[str, Tensor] = {}
     predictions: dict[int, Prediction] = {}
     batches = eval_batches(
-        dataset, short=short, long=long, batch_size=batch_size, workers=workers, indices=indices, regions=regions
+        dataset,
+        short=short,
+        long=long,
+        batch_size=batch_size,
+        workers=workers,
+        indices=indices,
+        regions=regions,
+        masks=model.learns_masks,
     )
     for rows, batch in batches:
         losses, found = model.judge(batch.to(model.device, non_blocking=True), generator, score=LEAST_SCORE)
@@ -81,7 +89,7 @@ def judge_images(
             sums[name] = sums.get(name, 0) + value.float() * len(rows)
         found = found.to("cpu")
         for slot, (i, size) in enumerate(zip(rows, batch.images.sizes.tolist(), strict=True)):
-            predictions[i] = Prediction(*carried_back(found, slot, size, dataset.size(i)))
+            predictions[i] = Prediction(*model.carried_back(found, slot, size, dataset.size(i)))
         pause()
     return {name: value.item() for name, value in sums.items()}, predictions
 
