@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rcnn import backbones
-from rcnn.detectors import fast_rcnn, faster_rcnn, mask_rcnn, rcnn, sppnet
+from rcnn.detectors import fast_rcnn, faster_rcnn, mask_rcnn, rcnn, rfcn, sppnet
 from rcnn.detectors.base import Detector
 from rcnn.detectors.options import updated
 from rcnn.errors import UserError, nearest
@@ -57,6 +57,7 @@ SYSTEMS: dict[str, System] = {
         faster_rcnn.FasterRCNN,
         {"classic": faster_rcnn.classic, "modern": faster_rcnn.modern},
     ),
+    "rfcn": System("R-FCN", "Dai et al. 2016", "c5", rfcn.RFCN, {"classic": rfcn.classic, "modern": rfcn.modern}),
     "mask-rcnn": System(
         "Mask R-CNN",
         "He et al. 2017",

@@ -144,7 +144,8 @@ class RPN(nn.Module):
         self.head = RPNHead(channels, anchors.per_place, options)
 
     def forward(self, features: Sequence[Tensor], images: ImageBatch) -> RPNOutput:
-        """Runs the head over maps [B, C, H, W] of the images [B, 3, …]."""
+        """Runs the head over maps [B, C, H, W] of the images [B, 3, …]; maps beyond the anchors' are left unread."""
+        features = features[: len(self.anchors.strides)]
         logits, deltas = self.head(features)
         if not self.options.regression:
             deltas = [delta * 0.0 for delta in deltas]

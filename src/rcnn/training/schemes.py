@@ -227,6 +227,7 @@ SCHEMES: dict[str, dict[str, Scheme]] = {
         "four-step": four_step,
     },
     "mask-rcnn": {"joint": joint},
+    "rfcn": {"joint": joint},
 }
 
 
