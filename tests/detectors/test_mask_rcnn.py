@@ -198,28 +198,3 @@ def test_the_classic_recipe_has_the_papers_numbers(strides, samples, proposals):
     assert (options.mask.convs, options.mask.deconv, options.mask.threshold) == ((256,) * 4, 256, 0.5)
     assert (options.pool.kind, options.pool.sampling_ratio, options.box.nms) == ("align", 2, 0.5)
     assert set(to_mapping(options)) == {*to_mapping(SYSTEMS["faster-rcnn"].presets["classic"](strides)), "mask"}
-
-
-def test_a_few_steps_on_one_image_learn_its_shapes():
-    """A disc and a bar: boxes alone would not tell them apart."""
-    torch.manual_seed(0)
-    model = model_of(rpn={"pre_nms": [200, 100], "post_nms": [200, 100]}).train()
-    pixels = np.full((64, 96, 3), 60, np.uint8)
-    ys, xs = np.mgrid[:64, :96] + 0.5
-    disc, bar = (xs - 25) ** 2 + (ys - 25) ** 2 < 15**2, (abs(xs + ys - 105) < 7) & (xs > 55) & (xs < 85) & (ys > 20)
-    bar &= ys < 50
-    pixels[disc], pixels[bar] = (250, 30, 30), (30, 30, 250)
-    boxes = np.array([[10, 10, 40, 40], [55, 20, 85, 50]], np.float32)
-    none = np.zeros(2, bool)
-    truth = Truth(boxes, np.array([0, 2]), none, none, [run_lengths(disc), run_lengths(bar)])
-    batch = collate([torch.from_numpy(pixels).permute(2, 0, 1)], [truth], masks=True)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=5e-4)
-    for _ in range(200):
-        optimiser.zero_grad()
-        total(model.losses(batch)).backward()
-        optimiser.step()
-    found = model.predict(pixels, score=0.5)[0]
-    assert set(found.names) == {"cat", "cow"}
-    for label, mask in ((0, disc), (2, bar)):
-        drawn = found.masks[np.flatnonzero(found.labels == label)[0]]
-        assert (drawn & mask).sum() / (drawn | mask).sum() > 0.7
