@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rcnn.api import evaluate, predict, propose, train
     from rcnn.data import open_dataset
-    from rcnn.detectors import Detections, compress, create, load, save
+    from rcnn.detectors import Detections, Segmentation, compress, create, load, save
     from rcnn.errors import RCNNError, UserError
     from rcnn.process import tune_process
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Detections",
     "RCNNError",
+    "Segmentation",
     "UserError",
     "__version__",
     "compress",
@@ -42,6 +43,7 @@ _ROOMS = {
     "load": "rcnn.detectors",
     "save": "rcnn.detectors",
     "Detections": "rcnn.detectors",
+    "Segmentation": "rcnn.detectors",
     "train": "rcnn.api",
     "evaluate": "rcnn.api",
     "predict": "rcnn.api",

@@ -10,11 +10,11 @@ from typing import Any
 
 from rcnn import training
 from rcnn.data import Dataset
-from rcnn.detectors import Detections, Detector, load
+from rcnn.detectors import Model, load
 from rcnn.detectors.base import Source, pixels_of
 from rcnn.detectors.proposing import region_method
 from rcnn.errors import RCNNError
-from rcnn.evaluation import Result, evaluate_model
+from rcnn.evaluation import Result, SegmentationResult, evaluate_model
 from rcnn.proposals import FoundRegions
 from rcnn.report import report_run
 from rcnn.training import TrainingResult
@@ -35,14 +35,14 @@ def train(*args: Any, **options: Any) -> TrainingResult | None:
 
 
 def evaluate(
-    model: Detector | str | Path,
+    model: Model[Any] | str | Path,
     data: str | Path | Dataset,
     *,
     split: str = "val",
     classes: Sequence[str] | None = None,
-    protocol: str = "coco",
+    protocol: str | None = None,
     batch_size: int = 8,
-) -> Result:
+) -> Result | SegmentationResult:
     """Judges a model, or the model of a run or model folder, on a data set; see `rcnn eval`.
 
     Args:
@@ -50,22 +50,22 @@ def evaluate(
         data: `digits`, the place of a VOC, COCO or YOLO data set, or an open one.
         split: which part of the data.
         classes: those to judge; None for all, which must then be the model's.
-        protocol: "coco", "voc07" or "voc12".
+        protocol: "coco", "voc07" or "voc12", or of label maps "segmentation"; None for "coco" or "segmentation".
         batch_size: the most images run at once.
 
     Raises:
         UserError: something asked for is unknown, or the classes of model and data differ.
     """
-    detector = model if isinstance(model, Detector) else load(model)
-    return evaluate_model(detector, data, split=split, classes=classes, protocol=protocol, batch_size=batch_size)
+    loaded = model if isinstance(model, Model) else load(model)
+    return evaluate_model(loaded, data, split=split, classes=classes, protocol=protocol, batch_size=batch_size)
 
 
 def predict(
-    model: Detector | str | Path, images: Source | Iterable[Source], *, score: float = 0.05, batch_size: int = 8
-) -> list[Detections]:
-    """Detections of each image by a model, or by the model of a run or model folder; see `Detector.predict`."""
-    detector = model if isinstance(model, Detector) else load(model)
-    return detector.predict(images, score=score, batch_size=batch_size)
+    model: Model[Any] | str | Path, images: Source | Iterable[Source], *, score: float = 0.05, batch_size: int = 8
+) -> list[Any]:
+    """What a model, or that of a run or model folder, finds in each image; see `Model.predict`."""
+    loaded = model if isinstance(model, Model) else load(model)
+    return loaded.predict(images, score=score, batch_size=batch_size)
 
 
 def propose(

@@ -9,9 +9,9 @@ import torch
 from rcnn import detectors
 from rcnn.data import open_dataset
 from rcnn.data.loader import eval_batches
-from rcnn.detectors import evaluating
+from rcnn.detectors import Detector, evaluating
 from rcnn.evaluation import detect_in, evaluate
-from rcnn.training.validation import FIGURES, judge_images, validate
+from rcnn.training.validation import judge_images, validate
 from rcnn.training.world import World
 
 SETTINGS = {
@@ -51,7 +51,7 @@ def test_losses_and_detections_of_one_pass_are_those_of_two(model, images, worke
     predictions = detect_in(model, images, batch_size=3)
     truths = [images.truth(i) for i in range(len(images))]
     figures = evaluate(truths, predictions, images.classes, sizes=images.sizes).to_dict()
-    assert {name: found[name] for name in FIGURES} == {name: figures[name] or 0.0 for name in FIGURES}
+    assert {name: found[name] for name in Detector.figures} == {name: figures[name] or 0.0 for name in Detector.figures}
     _, seen = judge_images(model, images, range(len(images)), batch_size=2, workers=0, pause=nothing)
     for i, expected in enumerate(predictions):
         assert len(expected.scores) > 0

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rcnn.data import Dataset
-    from rcnn.detectors import Detector
+    from rcnn.detectors import Model
     from rcnn.heads import BoxHead
 
 # The head is timed on so many regions, so many times; whole images, so many of them spread over the data.
@@ -75,7 +75,7 @@ def command(
         cli.write_json(json, {"ranks": list(after.options.box.ranks), **judged_on, **figures})
 
 
-def _figures(before: Detector, after: Detector) -> dict[str, dict[str, Any]]:
+def _figures(before: Model[Any], after: Model[Any]) -> dict[str, dict[str, Any]]:
     """Parameters of model and head and seconds of the head, before and after."""
     from rcnn.detectors.compression import parameters
 
@@ -95,11 +95,11 @@ def _figures(before: Detector, after: Detector) -> dict[str, dict[str, Any]]:
     }
 
 
-def _head(model: Detector) -> BoxHead:
+def _head(model: Model[Any]) -> BoxHead:
     return cast("BoxHead", model.box_head)
 
 
-def _pooled(model: Detector) -> Tensor:
+def _pooled(model: Model[Any]) -> Tensor:
     """Random pooled features [1, N, F, 1, 1] of as many regions as the head is timed on."""
     import torch
 
@@ -109,7 +109,7 @@ def _pooled(model: Detector) -> Tensor:
     return torch.rand(1, REGIONS, first.in_features, 1, 1, device=model.device)
 
 
-def _run_head(model: Detector, pooled: Tensor) -> None:
+def _run_head(model: Model[Any], pooled: Tensor) -> None:
     """Runs the box head on pooled features [1, N, F, 1, 1] as prediction would."""
     import torch
 
@@ -132,7 +132,7 @@ def _medians(calls: Sequence[Callable[[], object]], rounds: int) -> list[float]:
 
 
 def _judged(
-    before: Detector, after: Detector, dataset: Dataset, protocol: str, batch_size: int
+    before: Model[Any], after: Model[Any], dataset: Dataset, protocol: str, batch_size: int
 ) -> list[dict[str, float]]:
     """AP of both models on a data set, and seconds an image once it and its regions are read."""
     from rcnn.evaluation import evaluate_model

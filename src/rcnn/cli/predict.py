@@ -9,8 +9,9 @@ import typer
 
 from rcnn import cli
 from rcnn.cli.image_files import image_files, keep_originals, picture_names
+from rcnn.errors import UserError
 
-DRAWN = 0.5
+DRAWN, LABELS = 0.5, "labels"
 
 
 def command(
@@ -25,23 +26,32 @@ def command(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
 ) -> None:
-    """Detects objects in images. Draws those of score 0.5 and more, writes those of the model's own score (0.05)."""
+    """Detects objects in images. Draws those of score 0.5 and more, writes those of the model's own score (0.05).
+
+    An FCN's pictures have its classes laid over them, and the folder `labels` beside them its label maps.
+    """
     from rcnn import detectors
 
     files = image_files(images)
     detector = detectors.load(model, device=device, precision=precision)
+    if score is not None and isinstance(detector, detectors.Segmenter):
+        raise UserError(f"{detector.system} says one class of each pixel and gives no scores; leave --score out")
     drawn = DRAWN if score is None else score
     if out is None and not json:
         out = Path("predictions")
-    pictures = picture_names(files)
+    pictures, maps = picture_names(files), picture_names([file.with_suffix(".png") for file in files])
     if out is not None:
-        keep_originals(files, [out / name for name in pictures])
+        keep_originals(files, [*(out / name for name in pictures), *(out / LABELS / name for name in maps)])
     entries: list[dict] = [{}] * len(files)
     with cli.progress("predicting", len(files)) as done:
         for count, (index, found) in enumerate(detector.stream(files, score=score, batch_size=batch_size), 1):
-            entries[index] = found.to_dict()
+            if isinstance(found, detectors.Segmentation):
+                labels = found.save_labels(out / LABELS / maps[index]) if out is not None else None
+                entries[index] = found.to_dict(str(labels) if labels else None)
+            else:
+                entries[index], found = found.to_dict(), found.above(drawn)
             if out is not None:
-                found.above(drawn).save(out / pictures[index])
+                found.save(out / pictures[index])
             done(count)
     if json:
         cli.write_json(json, entries)

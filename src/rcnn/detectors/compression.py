@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
-from rcnn.detectors.base import Detector
+from rcnn.detectors.base import Model
 from rcnn.errors import UserError
 from rcnn.heads import BoxHead, low_rank
 
 
-def compress(model: Detector, ranks: Sequence[int] = (), *, energy: float | None = None) -> Detector:
+def compress(model: Model[Any], ranks: Sequence[int] = (), *, energy: float | None = None) -> Model[Any]:
     """A copy of the detector whose fully connected layers are two each, of low rank; the model itself is left alone.
 
     Args:
@@ -38,7 +39,7 @@ def compress(model: Detector, ranks: Sequence[int] = (), *, energy: float | None
     return compressed
 
 
-def box_head(model: Detector) -> BoxHead:
+def box_head(model: Model[Any]) -> BoxHead:
     """The box head that can be compressed.
 
     Raises:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rcnn import backbones
-from rcnn.detectors import fast_rcnn, faster_rcnn, mask_rcnn, rcnn, rfcn, sppnet
-from rcnn.detectors.base import Detector
+from rcnn.detectors import fast_rcnn, faster_rcnn, fcn, mask_rcnn, rcnn, rfcn, sppnet
+from rcnn.detectors.base import Model
 from rcnn.detectors.options import updated
 from rcnn.errors import UserError, nearest
 
@@ -27,15 +28,17 @@ class System:
         title: its name in prose.
         paper: authors and year.
         form: the backbone form that a bare "resnet50" stands for here, as the system was published.
-        build: makes the detector of (system name, classes, backbone, options).
+        build: makes the model of (system name, classes, backbone, options).
         presets: recipe name → options for maps of given strides.
+        semantic: whether it learns from label maps in place of objects.
     """
 
     title: str
     paper: str
     form: str
-    build: Callable[..., Detector]
+    build: Callable[..., Model[Any]]
     presets: Mapping[str, Callable[[Sequence[int]], Any]]
+    semantic: bool = False
 
 
 SYSTEMS: dict[str, System] = {
@@ -57,7 +60,6 @@ SYSTEMS: dict[str, System] = {
         faster_rcnn.FasterRCNN,
         {"classic": faster_rcnn.classic, "modern": faster_rcnn.modern},
     ),
-    "rfcn": System("R-FCN", "Dai et al. 2016", "c5", rfcn.RFCN, {"classic": rfcn.classic, "modern": rfcn.modern}),
     "mask-rcnn": System(
         "Mask R-CNN",
         "He et al. 2017",
@@ -65,7 +67,25 @@ SYSTEMS: dict[str, System] = {
         mask_rcnn.MaskRCNN,
         {"classic": mask_rcnn.classic, "modern": mask_rcnn.modern},
     ),
+    "rfcn": System("R-FCN", "Dai et al. 2016", "c5", rfcn.RFCN, {"classic": rfcn.classic, "modern": rfcn.modern}),
+    **{
+        f"fcn-{finest}s": System(
+            f"FCN-{finest}s",
+            "Long et al. 2015",
+            "skip",
+            partial(fcn.FCN, finest=finest),
+            {"classic": fcn.classic, "modern": fcn.modern},
+            semantic=True,
+        )
+        for finest in (32, 16, 8)
+    },
 }
+
+
+def semantic(name: str) -> bool:
+    """Whether the system of "SYSTEM/BACKBONE" learns from label maps in place of objects."""
+    system = SYSTEMS.get(name.partition("/")[0])
+    return system is not None and system.semantic
 
 
 def parse(name: str) -> tuple[System, str]:
@@ -79,7 +99,7 @@ def parse(name: str) -> tuple[System, str]:
         raise UserError(f"unknown system '{system_name}' in '{name}'{nearest(system_name, SYSTEMS)}")
     system = SYSTEMS[system_name]
     if not slash or not backbone:
-        raise UserError(f"'{name}' names no backbone: expected SYSTEM/BACKBONE, such as {system_name}/resnet18-fpn")
+        raise UserError(f"'{name}' names no backbone: expected SYSTEM/BACKBONE, such as {system_name}/resnet18")
     return system, backbones.entry(backbone, form=system.form).name
 
 
@@ -90,8 +110,8 @@ def create(
     recipe: str = "modern",
     weights: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
-) -> Detector:
-    """A new detector.
+) -> Model[Any]:
+    """A new model.
 
     Args:
         name: "SYSTEM/BACKBONE", see `rcnn models`.

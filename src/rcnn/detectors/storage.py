@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from rcnn.detectors.base import Detector, Precision
+from rcnn.detectors.base import Model, Precision
 from rcnn.detectors.options import to_mapping
 from rcnn.detectors.registry import create
 from rcnn.errors import UserError, nearest
@@ -23,7 +23,7 @@ FORMAT = 1
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 
-def save(model: Detector, folder: str | Path, *, about: dict[str, Any] | None = None) -> Path:
+def save(model: Model[Any], folder: str | Path, *, about: dict[str, Any] | None = None) -> Path:
     """Writes the model folder; each file is whole or absent. `about` (figures, date, recipe) goes into `model.json`."""
     folder = Path(folder)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -40,7 +40,7 @@ def save(model: Detector, folder: str | Path, *, about: dict[str, Any] | None = 
     return folder
 
 
-def load(path: str | Path, device: str = "auto", precision: str = "auto") -> Detector:
+def load(path: str | Path, device: str = "auto", precision: str = "auto") -> Model[Any]:
     """The model of a run folder (its best) or a model folder, in evaluation mode.
 
     Args:
@@ -98,7 +98,7 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _fill(model: Detector, file: Path) -> None:
+def _fill(model: Model[Any], file: Path) -> None:
     """Loads every tensor of the file into the model; names and shapes must agree exactly."""
     own = model.state_dict()
     try:

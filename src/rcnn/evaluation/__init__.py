@@ -13,9 +13,10 @@ from rcnn.evaluation.curves import Curves, find_curves
 from rcnn.evaluation.outcomes import Outcome, judge, rank_images
 from rcnn.evaluation.proposals import ProposalResult, proposal_recall
 from rcnn.evaluation.protocols import Result, evaluate
+from rcnn.evaluation.segmentation import SegmentationResult, confusion_of, total_of
 
 if TYPE_CHECKING:
-    from rcnn.evaluation.detecting import detect_in, evaluate_model, open_for
+    from rcnn.evaluation.detecting import detect_in, evaluate_model, open_for, segment_in
 
 __all__ = [
     "Columns",
@@ -24,7 +25,9 @@ __all__ = [
     "Prediction",
     "ProposalResult",
     "Result",
+    "SegmentationResult",
     "check_classes",
+    "confusion_of",
     "detect_in",
     "evaluate",
     "evaluate_model",
@@ -34,11 +37,13 @@ __all__ = [
     "open_for",
     "proposal_recall",
     "rank_images",
+    "segment_in",
+    "total_of",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Loads the functions that need a detector."""
-    if name not in ("detect_in", "evaluate_model", "open_for"):
+    if name not in ("detect_in", "evaluate_model", "open_for", "segment_in"):
         raise AttributeError(f"module 'rcnn.evaluation' has no attribute '{name}'")
     return getattr(import_module("rcnn.evaluation.detecting"), name)

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rcnn.data import Dataset, open_dataset
-from rcnn.detectors import Detections, Detector
+from rcnn.detectors import Detections, Detector, Model, Segmenter
 from rcnn.errors import UserError, nearest
 from rcnn.evaluation.columns import Prediction, check_classes
 from rcnn.evaluation.protocols import Result, check_protocol, evaluate
+from rcnn.evaluation.segmentation import PROTOCOL, SegmentationResult, confusion_of, total_of
 from rcnn.proposals.regions import CachedRegions, Regions
 
 # Detections below this score hardly change AP, and there are many.
@@ -58,41 +60,77 @@ def _prediction(detections: Detections, labels: np.ndarray) -> Prediction:
     return Prediction(left.boxes, left.scores, renumbered[kept], left.segments)
 
 
-def open_for(model: Detector, data: str | Path, split: str = "val", classes: Sequence[str] | None = None) -> Dataset:
+def open_for(model: Model[Any], data: str | Path, split: str = "val", classes: Sequence[str] | None = None) -> Dataset:
     """The data set to evaluate `model` on: its classes must be the model's, or `classes`, which the model must know.
 
     Raises:
         UserError: class sets that differ, so that a figure would compare different things.
     """
+    semantic = isinstance(model, Segmenter)
     if classes is None:
-        dataset = open_dataset(data, split)
+        dataset = open_dataset(data, split, semantic=semantic)
         check_classes(model.classes, dataset.classes)
-        return open_dataset(data, split, classes=model.classes)
+        return open_dataset(data, split, classes=model.classes, semantic=semantic)
+    if semantic and set(classes) != set(model.classes):
+        raise UserError("a label map says one class of each pixel, so its classes are judged all together")
     for name in classes:
         if name not in model.classes:
             raise UserError(f"the model does not know the class '{name}'{nearest(name, model.classes)}")
-    return open_dataset(data, split, classes=classes)
+    return open_dataset(data, split, classes=classes, semantic=semantic)
+
+
+def _evaluate_segmenter(
+    model: Segmenter,
+    data: str | Path | Dataset,
+    split: str,
+    classes: Sequence[str] | None,
+    protocol: str | None,
+    batch_size: int,
+    done: Callable[[int], object],
+) -> SegmentationResult:
+    """`evaluate_model` of label maps."""
+    if protocol not in (None, PROTOCOL):
+        raise UserError(f"{model.system} makes label maps, which are judged by '{PROTOCOL}', not by '{protocol}'")
+    dataset = data if isinstance(data, Dataset) else open_for(model, data, split, classes)
+    if tuple(dataset.classes) != model.classes:
+        raise UserError("the data set's classes are not the model's, or stand in another order")
+    return total_of(segment_in(model, dataset, batch_size=batch_size, done=done), model.classes)
+
+
+def segment_in(
+    model: Segmenter,
+    dataset: Dataset,
+    *,
+    batch_size: int = 8,
+    done: Callable[[int], object] = lambda count: None,
+) -> list[np.ndarray]:
+    """The confusion matrix [C, C] of each image of a data set of label maps; `done` as of `detect_in`."""
+    matrices: dict[int, np.ndarray] = {}
+    for i, found in model.stream((dataset.image(i) for i in range(len(dataset))), batch_size=batch_size):
+        matrices[i] = confusion_of(dataset.label_map(i), found.labels, len(model.classes) + 1)
+        done(len(matrices))
+    return [matrices[i] for i in range(len(dataset))]
 
 
 def evaluate_model(
-    model: Detector,
+    model: Model[Any],
     data: str | Path | Dataset,
     *,
     split: str = "val",
     classes: Sequence[str] | None = None,
-    protocol: str = "coco",
+    protocol: str | None = None,
     batch_size: int = 8,
     done: Callable[[int], object] = lambda count: None,
     regions: Regions | None = None,
-) -> Result:
+) -> Result | SegmentationResult:
     """Judges a model on a data set.
 
     Args:
-        model: the detector.
+        model: a detector, or a segmenter.
         data: a data set, or the place of one.
         split: which part of it.
         classes: those to judge; None for all, which must then be the model's.
-        protocol: "coco", "voc07" or "voc12".
+        protocol: "coco", "voc07" or "voc12", or of label maps "segmentation"; None for "coco" or "segmentation".
         batch_size: the most images run at once.
         done: called with the number of images finished.
         regions: as of `detect_in`.
@@ -100,6 +138,10 @@ def evaluate_model(
     Raises:
         UserError: classes that differ, an unknown split or protocol, broken data.
     """
+    if isinstance(model, Segmenter):
+        return _evaluate_segmenter(model, data, split, classes, protocol, batch_size, done)
+    assert isinstance(model, Detector)
+    protocol = protocol or "coco"
     check_protocol(protocol)  # before minutes of detecting
     dataset = data if isinstance(data, Dataset) else open_for(model, data, split, classes)
     for name in dataset.classes:

@@ -121,6 +121,8 @@ class Result:
 
 def check_protocol(protocol: str) -> None:
     """Raises a `UserError` that names the nearest protocol where there is no such one."""
+    if protocol == "segmentation":
+        raise UserError("the protocol 'segmentation' judges label maps, which only an FCN makes")
     if protocol not in RULES:
         raise UserError(f"there is no protocol '{protocol}'{nearest(protocol, RULES)}")
 

@@ -111,6 +111,7 @@ class Level(nn.Module):
         super().__init__()
         self.scale = scale
         self.score = nn.Conv2d(channels, classes, 1)
+        assert self.score.bias is not None
         # From zero: a new level changes nothing until it has learnt something (section 4.3).
         nn.init.zeros_(self.score.weight)
         nn.init.zeros_(self.score.bias)

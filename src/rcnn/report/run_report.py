@@ -1,7 +1,8 @@
 """The report of a training run: one HTML file with figures, curves, pictures and how to use the model.
 
 The numbers come first, each with its protocol; then how training went, where the model errs, and what that looks like.
-`templates/run.html` is the page; this module fills it. K classes, G objects and D predictions of an image.
+`templates/run.html` is the page, `templates/base.html` what it shares with others; this module fills it. K classes, G
+objects and D predictions of an image.
 """
 
 from __future__ import annotations
@@ -96,28 +97,24 @@ def write_run_report(
     Raises:
         UserError: the folder cannot be written to.
     """
-    import jinja2
-
     from rcnn.report.plots import write_plots
 
-    page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    page.filters.update(figure=_figure, count="{:,}".format)
-    template = page.from_string((files("rcnn.report") / "templates" / "run.html").read_text(encoding="utf-8"))
     worst, best = _choose(samples, curves)
-    text = template.render(
+    text = rendered(
+        "run.html",
         title=title or run.name,
         result=result,
         objects=sum(int(row["objects"]) for row in result.per_class.values()),
         curves=curves,
-        charts=_training_charts(metrics),
+        charts=training_charts(metrics),
         precision_recall=_precision_recall_chart(curves),
-        matrix=_matrix(curves),
+        matrix=matrix_of(curves.confusion, curves.classes),
         worst=[_picture(sample, outcome, result) for sample, outcome in worst],
         best=[_picture(sample, outcome, result) for sample, outcome in best],
         commands=_commands(run, data, result.protocol, curves),
         recipe=recipe.strip(),
         environment={key: str(value) for key, value in environment.items()},
-        pace=_pace(metrics),
+        pace=pace_of(metrics),
     )
     path = run / "report.html"
     write_text(path, text)
@@ -125,7 +122,19 @@ def write_run_report(
     return path
 
 
-def _training_charts(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def rendered(template: str, **values: Any) -> str:
+    """A page of `templates/` with its values."""
+    import jinja2
+
+    loader = jinja2.FunctionLoader(lambda name: (files("rcnn.report") / "templates" / name).read_text(encoding="utf-8"))
+    page = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    page.filters.update(figure=_figure, count="{:,}".format)
+    return page.get_template(template).render(**values)
+
+
+def training_charts(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """How training went: each chart's title, SVG and legend, those without data left out."""
     steps, total = column(metrics, "loss")
     window = max(len(total) // 40, 1)
@@ -144,6 +153,7 @@ def _training_charts(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
     charts = [
         ("Loss", losses, limit),
         ("Average precision on validation images", precision, (0.0, 1.0)),
+        ("Mean IoU on validation images", [Series("mean IoU", *column(metrics, "mIoU"), "accent")], (0.0, 1.0)),
         ("Parts of the loss", parts, None),
         ("Learning rate", [Series("learning rate", *column(metrics, "lr"), "accent")], None),
     ]
@@ -167,21 +177,21 @@ def _precision_recall_chart(curves: Curves) -> str:
     return line_chart(lines, title="Precision over recall", x_label="recall", y_limits=(0.0, 1.0))
 
 
-def _matrix(curves: Curves) -> dict[str, Any]:
-    """The confusion matrix's names, rows of (count, share of the row), and how many classes were left out."""
-    counts, names = curves.confusion, [*curves.classes]
+def matrix_of(confusion: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    """Of a confusion matrix [K + 1, K + 1]: names, rows of (count, share of the row), how many names are hidden."""
+    counts, names = confusion, [*classes]
     if len(names) > MATRIX_CLASSES:
         errors = counts.sum(0)[:-1] + counts.sum(1)[:-1] - 2 * counts.diagonal()[:-1]
         kept = np.sort(np.argsort(-errors, kind="stable")[:MATRIX_CLASSES])
         names = [names[i] for i in kept]
-        rows = np.append(kept, len(curves.classes))
+        rows = np.append(kept, len(classes))
         counts = counts[np.ix_(rows, rows)]
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     cells = [
         [(int(n), float(s)) for n, s in zip(numbers, shares, strict=True)]
         for numbers, shares in zip(counts, share, strict=True)
     ]
-    return {"names": names, "rows": cells, "hidden": len(curves.classes) - len(names)}
+    return {"names": names, "rows": cells, "hidden": len(classes) - len(names)}
 
 
 def _choose(
@@ -208,9 +218,10 @@ def _picture(sample: Sample, outcome: Outcome, result: Result) -> dict[str, str]
     ]
     for shown, kind in zip(outcome.shown, outcome.kinds, strict=True):
         said = f"{names[sample.prediction.labels[shown]]}  {sample.prediction.scores[shown]:.2f}"
-        marks.append(Mark(sample.prediction.boxes[shown], said, COLOURS[kind]))
+        segment = sample.prediction.masks[shown] if sample.prediction.masks is not None else None
+        marks.append(Mark(sample.prediction.boxes[shown], said, COLOURS[kind], segment=segment))
     picture = draw_marks(sample.image, marks, scale=PICTURE_SIDE / max(sample.image.shape[:2]))
-    return {"name": sample.name, "url": _data_url(picture), "words": describe(sample, outcome, names)}
+    return {"name": sample.name, "url": data_url(picture), "words": describe(sample, outcome, names)}
 
 
 def describe(sample: Sample, outcome: Outcome, names: Sequence[str]) -> str:
@@ -244,7 +255,7 @@ def _listed(words: Sequence[str], most: int = 4) -> str:
     return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
 
 
-def _data_url(picture: Image.Image) -> str:
+def data_url(picture: Image.Image) -> str:
     """The picture as a JPEG inside a URL."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=86)
@@ -262,7 +273,7 @@ def _commands(run: Path, data: str, protocol: str, curves: Curves) -> list[tuple
     ]
 
 
-def _pace(metrics: Sequence[Mapping[str, Any]]) -> str:
+def pace_of(metrics: Sequence[Mapping[str, Any]]) -> str:
     """How fast training went, empty where it is not known."""
     _, rates = column(metrics, "images_per_second")
     return f"{np.median(rates):.1f} images a second" if len(rates) else ""

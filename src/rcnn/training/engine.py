@@ -50,7 +50,7 @@ class Engine:
         stages: in order.
         steps_per_epoch: optimiser steps that pass once over the data.
         loader: the training batches of stages that bring none of their own.
-        validate: gives the validation figures, `mAP` among them; calls its argument `pause` between batches.
+        validate: gives the validation figures, the model's own among them; calls its argument `pause` between batches.
         state: as of `load_state`, to go on from; None starts at the first step.
 
     Raises:
@@ -224,9 +224,10 @@ class Engine:
             with trainer.averaged() if trainer else nullcontext():
                 metrics = self.validate(pause=self._pause)
                 progress.evaluated = progress.step
-                improved = metrics["mAP"] > progress.best
+                figure = metrics[self.model.figures[0]]
+                improved = figure > progress.best
                 if improved:
-                    progress.best, progress.best_step, progress.waited = metrics["mAP"], progress.step, 0
+                    progress.best, progress.best_step, progress.waited = figure, progress.step, 0
                 else:
                     progress.waited += 1
                 self._keep(metrics, stage, improved)
@@ -269,7 +270,7 @@ class Engine:
         where = f" step {progress.step}/{stage.steps} · epoch {row['epoch']:g}" if isinstance(stage, Learn) else ""
         means = [("loss", losses.get("loss")), ("val loss", metrics.get("val_loss"))]
         figures = [f"{name} {value:.4f}" for name, value in means if value is not None]
-        figures += [f"{name} {metrics[name]:.4f}" for name in ("mAP", "AP50")]
+        figures += [f"{name} {metrics[name]:.4f}" for name in self.model.figures[:2]]
         star = " · best so far" if improved else ""
         self.reporter.result(f"{stage.name}{where} · {' · '.join(figures)} · {duration(progress.seconds)}{star}")
 

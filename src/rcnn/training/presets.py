@@ -31,16 +31,24 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 AUGMENTATIONS = {"classic": Augmentation.classic(), "modern": Augmentation.modern()}
 
+# Long et al. 2015, section 4.3, and its code: heavy learning, without a drop, at a rate for losses that are summed over
+# all pixels; a hundredth of it from stage to stage.
+FCN = {"lr": 1e-10, "momentum": 0.99, "schedule": "constant", "plan": {"gamma": 0.01}}
+
 # What a system does otherwise than the rest in a recipe. Girshick 2015, section 2.3: two images, 64 RoIs of each.
 # Dai et al. 2016, section 3: the rate drops after two thirds. He et al. 2017, section 3.1: 0.02 for 16 images.
 SYSTEMS: dict[tuple[str, str], dict[str, Any]] = {
     ("fast-rcnn", "classic"): {"batch_size": 2, "lr_batch": 2},
     ("rfcn", "classic"): {"milestones": [0.667]},
     ("mask-rcnn", "classic"): {"batch_size": 2, "lr": 0.02, "lr_batch": 16, "weight_decay": 0.0001},
+    **{(f"fcn-{finest}s", "classic"): FCN for finest in (32, 16, 8)},
 }
 
 # What a scheme asks of the model.
-SCHEMES: dict[tuple[str, str], dict[str, Any]] = {("fast-rcnn", "svm"): {"scores": "svm"}}
+SCHEMES: dict[tuple[str, str], dict[str, Any]] = {
+    ("fast-rcnn", "svm"): {"scores": "svm"},
+    **{(f"fcn-{finest}s", "staged"): {"head": {"skip_scales": [1.0, 1.0]}} for finest in (16, 8)},
+}
 
 
 def needs(system: str, scheme: str, plan: SchemeSettings) -> dict[str, Any]:

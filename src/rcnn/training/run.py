@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from rcnn import detectors
-from rcnn.data import Dataset, TrainLoader, open_dataset
+from rcnn.data import Dataset, TrainLoader, label_maps, open_dataset
 from rcnn.data.dataset import DIGITS
 from rcnn.detectors import Detector, choose_device, to_mapping
 from rcnn.errors import UserError
@@ -61,7 +61,7 @@ class TrainingResult:
 
     Attributes:
         run: the run folder.
-        best: the model folder with the highest mAP; `last`: that after the last step.
+        best: the model folder with the highest mAP, or mean IoU of label maps; `last`: that after the last step.
         recipe: every setting.
         metrics: the figures of the best evaluation, a row of `history`.
         history: the rows of `metrics.csv`: losses, validation losses and mAP, an evaluation each.
@@ -297,7 +297,7 @@ def _train(
     except Stopped:
         reporter.result(f"stopped; `rcnn train --resume --out {run}` goes on with it")
         raise
-    return _result(run, recipe, engine.progress.seconds, reporter) if world.first else None
+    return _result(run, recipe, model.figures, engine.progress.seconds, reporter) if world.first else None
 
 
 def _tried(job: Job, stages: Sequence[Stage], loader: TrainLoader) -> dict[str, plan.Cost]:
@@ -317,9 +317,14 @@ def _tried(job: Job, stages: Sequence[Stage], loader: TrainLoader) -> dict[str, 
 def _open(recipe: Recipe) -> tuple[Dataset, Dataset, Recipe]:
     """The data to train on and to validate on, and the recipe with the classes."""
     wanted = recipe.data
-    train_set = open_dataset(wanted.path, wanted.train, classes=wanted.classes)
+    semantic = detectors.semantic(recipe.system)
+    train_set = open_dataset(wanted.path, wanted.train, classes=wanted.classes, semantic=semantic)
+    if not semantic and train_set.format == label_maps.FORMAT:
+        raise UserError(
+            f"data '{wanted.path}' has label maps but no boxes: {recipe.system} cannot learn from it, an FCN can"
+        )
     classes = tuple(train_set.classes)
-    val_set = open_dataset(wanted.path, wanted.val, classes=classes)
+    val_set = open_dataset(wanted.path, wanted.val, classes=classes, semantic=semantic)
     return train_set, val_set, replace(recipe, data=replace(wanted, classes=classes))
 
 
@@ -336,7 +341,7 @@ def _masks_of(dataset: Dataset) -> str:
     return f"{int(masked.sum())} of {len(masked)} objects have masks{note}"
 
 
-def _build(recipe: Recipe, device: torch.device, *, trained_before: bool) -> tuple[Detector, Recipe]:
+def _build(recipe: Recipe, device: torch.device, *, trained_before: bool) -> tuple[Any, Recipe]:
     """The model on its device, and the recipe with all of its options; a resumed one needs no first weights."""
     torch.manual_seed(recipe.train.seed)
     model = detectors.create(
@@ -370,12 +375,13 @@ def _regions(
     return CachedRegions(model.region_method)
 
 
-def _result(run: Path, recipe: Recipe, seconds: float, reporter: Reporter) -> TrainingResult:
-    """Reads the result of a finished run and says where it is."""
+def _result(run: Path, recipe: Recipe, figures: Sequence[str], seconds: float, reporter: Reporter) -> TrainingResult:
+    """Reads the result of a finished run, by the model's `figures`, and says where it is."""
     history = read_metrics(run)
-    best = max((row for row in history if row["stage"] == history[-1]["stage"]), key=lambda row: row["mAP"])
+    first, second = figures[:2]
+    best = max((row for row in history if row["stage"] == history[-1]["stage"]), key=lambda row: row[first])
     reporter.result(
-        f"trained in {duration(seconds)}; best mAP {best['mAP']:.4f} (AP50 {best['AP50']:.4f}) at step {best['step']};"
-        f" run folder: {run}"
+        f"trained in {duration(seconds)}; best {first} {best[first]:.4f} ({second} {best[second]:.4f})"
+        f" at step {best['step']}; run folder: {run}"
     )
     return TrainingResult(run, run / BEST, run / LAST, recipe, best, history, seconds)

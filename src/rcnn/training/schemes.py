@@ -2,6 +2,7 @@
 
     rcnn, sppnet   propose → (pretrain) → finetune → features → svm → boxes
     fast-rcnn      propose → train, or those and features → svm, or propose → classify → boxes
+    fcn-…          at-once, or staged: 32s → 16s → 8s
     faster-rcnn    joint, or joint-warp
                    alternating: rpn → propose → detector, for some rounds, the last with frozen convolutions
                    four-step: rpn → propose → detector (anew) → rpn (frozen) → propose → detector (frozen)
@@ -29,6 +30,7 @@ class SchemeSettings:
     """What the schemes of several rounds leave open.
 
     Attributes:
+        gamma: of "staged", what the learning rate is multiplied by from each stage to the next.
         rounds: of "alternating".
         interval: of "alternating": "round" trains one network to its end, then the other; "batch" updates first one,
             then the other, on every batch.
@@ -39,12 +41,15 @@ class SchemeSettings:
             so that these start anew (py-faster-rcnn).
     """
 
+    gamma: float = 1.0
     rounds: int = 2
     interval: Literal["round", "batch"] = "round"
     freeze_last: bool = True
     handover: Literal["detector", "rpn"] = "detector"
 
     def __post_init__(self) -> None:
+        if not 0 < self.gamma < float("inf"):
+            raise UserError(f"train.plan.gamma = {self.gamma}: expected more than 0")
         if self.rounds < 1:
             raise UserError(f"train.plan.rounds = {self.rounds}: expected 1 or more")
 
@@ -187,6 +192,17 @@ def stage_wise(budget: Budget) -> list[Stage]:
     return [PROPOSE, classify, boxes]
 
 
+def staged(budget: Budget, *, finest: int) -> list[Stage]:
+    """FCN-32s, then FCN-16s from it, then FCN-8s from that, as far as `finest` (Long et al. 2015, section 4.3)."""
+    stages: list[Stage] = []
+    patterns: tuple[str, ...] = ("backbone.*",)
+    for number, stride in enumerate(stride for stride in (32, 16, 8) if stride >= finest):
+        patterns = (*patterns, f"head.levels.{stride}.*")
+        lr = budget.lr * budget.plan.gamma**number
+        stages.append(Learn(name=f"{stride}s", trains=patterns, steps=budget.steps, lr=lr, parts=(f"{stride}s",)))
+    return stages
+
+
 def three_stages(budget: Budget, *, finetune: Callable[..., Learn]) -> list[Stage]:
     """Fine-tune, store features, fit SVMs and box regressors (Girshick et al. 2014, section 2.3 and appendix C).
 
@@ -228,6 +244,9 @@ SCHEMES: dict[str, dict[str, Scheme]] = {
     },
     "mask-rcnn": {"joint": joint},
     "rfcn": {"joint": joint},
+    "fcn-32s": {"at-once": partial(joint, name="at-once")},
+    "fcn-16s": {"at-once": partial(joint, name="at-once"), "staged": partial(staged, finest=16)},
+    "fcn-8s": {"at-once": partial(joint, name="at-once"), "staged": partial(staged, finest=8)},
 }
 
 

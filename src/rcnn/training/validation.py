@@ -1,25 +1,26 @@
-"""Validation: the losses on images not trained on, and the metric of what is detected in them."""
+"""Validation: the losses on images not trained on, and the figures of what is found in them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rcnn.data import Dataset
 from rcnn.data.loader import eval_batches
-from rcnn.detectors import Detector
+from rcnn.detectors import Detector, Model, Segmenter
+from rcnn.detectors.segmenter import labels_in
 from rcnn.evaluation import Prediction, evaluate
 from rcnn.evaluation.detecting import LEAST_SCORE
+from rcnn.evaluation.segmentation import confusion_of, total_of
 from rcnn.proposals.regions import Regions
 from rcnn.training.world import World
 
-FIGURES = ("mAP", "AP50", "AP75")
-
 
 def validate(
-    model: Detector,
+    model: Model[Any],
     dataset: Dataset,
     *,
     batch_size: int,
@@ -28,8 +29,8 @@ def validate(
     pause: Callable[[], None],
     regions: Regions | None = None,
 ) -> dict[str, float]:
-    """`val_loss…` as means an image, and figures by COCO's protocol as fractions: `mAP`, `AP50`, `AP75`, of
-    masks as well, where there are some, as `mask_mAP`, ….
+    """`val_loss…` as means an image, and the model's `figures` as fractions, by COCO's protocol or of label maps; those
+    of masks as well, where there are some, as `mask_mAP`, ….
 
     Each process takes its share of the images; all get the same figures.
 
@@ -40,23 +41,21 @@ def validate(
     mine = world.share(len(dataset))
     judged = judge_images(model, dataset, mine, batch_size=batch_size, workers=workers, pause=pause, regions=regions)
     total: dict[str, float] = {}
-    by_image: dict[int, Prediction] = {}
+    by_image: dict[int, Any] = {}
     for sums, found in world.gather(judged):
         by_image |= found
         for name, value in sums.items():
             total[name] = total.get(name, 0.0) + value / len(dataset)
-    rows = range(len(dataset))
-    truths = [dataset.truth(i) for i in rows]
-    result = evaluate(truths, [by_image[i] for i in rows], dataset.classes, sizes=dataset.sizes).to_dict()
+    result = judged_together(model, dataset, [by_image[i] for i in range(len(dataset))])
     return {
         **{f"val_{name}": value for name, value in total.items()},
-        **{name: result[name] or 0.0 for name in FIGURES},
-        **{f"mask_{name}": result["mask"][name] or 0.0 for name in FIGURES if "mask" in result},
+        **{name: result[name] or 0.0 for name in model.figures},
+        **{f"mask_{name}": result["mask"][name] or 0.0 for name in model.figures if "mask" in result},
     }
 
 
 def judge_images(
-    model: Detector,
+    model: Model[Any],
     dataset: Dataset,
     indices: Sequence[int],
     *,
@@ -64,15 +63,15 @@ def judge_images(
     workers: int,
     pause: Callable[[], None],
     regions: Regions | None = None,
-) -> tuple[dict[str, float], dict[int, Prediction]]:
-    """Each loss summed over the images `indices`, with the same draws every time, and what is found in each of them.
+) -> tuple[dict[str, float], dict[int, Any]]:
+    """Each loss summed over the images `indices`, with the same draws every time, and `kept` of each of them.
 
     Both come from one pass: an image is read once, and its maps are made once.
     """
     short, long = model.detection_size
     generator = torch.Generator(device=model.device).manual_seed(0)
     sums: dict[str, Tensor] = {}
-    predictions: dict[int, Prediction] = {}
+    of_image: dict[int, Any] = {}
     batches = eval_batches(
         dataset,
         short=short,
@@ -89,9 +88,31 @@ def judge_images(
             sums[name] = sums.get(name, 0) + value.float() * len(rows)
         found = found.to("cpu")
         for slot, (i, size) in enumerate(zip(rows, batch.images.sizes.tolist(), strict=True)):
-            predictions[i] = Prediction(*model.carried_back(found, slot, size, dataset.size(i)))
+            of_image[i] = kept(model, dataset, i, found, slot, size)
         pause()
-    return {name: value.item() for name, value in sums.items()}, predictions
+    return {name: value.item() for name, value in sums.items()}, of_image
+
+
+def kept(model: Model[Any], dataset: Dataset, i: int, found: Any, slot: int, size: Sequence[int]) -> Any:
+    """What the judgement needs of image i: its `Prediction`, or the confusion matrix [C, C] of its label map.
+
+    Args:
+        found: what `judge` found in a batch, on the CPU; `slot`: which of its images; `size`: that one's height and
+            width in the network.
+    """
+    if isinstance(model, Segmenter):
+        labels = labels_in(found[slot], size, dataset.size(i))
+        return confusion_of(dataset.label_map(i), labels, len(model.classes) + 1)
+    assert isinstance(model, Detector)
+    return Prediction(*model.carried_back(found, slot, size, dataset.size(i)))
+
+
+def judged_together(model: Model[Any], dataset: Dataset, of_images: Sequence[Any]) -> dict[str, Any]:
+    """The figures of all images by what was `kept` of each; None where there is nothing to judge."""
+    if isinstance(model, Segmenter):
+        return total_of(of_images, dataset.classes).to_dict()
+    truths = [dataset.truth(i) for i in range(len(dataset))]
+    return evaluate(truths, of_images, dataset.classes, sizes=dataset.sizes).to_dict()
 
 
 def total_loss(losses: dict[str, Tensor]) -> Tensor:

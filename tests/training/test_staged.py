@@ -1,0 +1,44 @@
+"""FCN's stages: 32s → 16s → 8s, each from what the one before it left, at the papers' rates in the classic recipe."""
+
+from __future__ import annotations
+
+import pytest
+
+from rcnn.errors import UserError
+from rcnn.training.recipe import resolve
+from rcnn.training.schemes import Budget, SchemeSettings, scheme_of
+
+
+def stages_of(system, scheme, **plan):
+    _, make = scheme_of(system, scheme)
+    return make(Budget(steps=10, lr=1e-10, plan=SchemeSettings(**plan)))
+
+
+def test_the_stages_go_from_deep_to_shallow():
+    stages = stages_of("fcn-8s/vgg16", "staged", gamma=0.01)
+    assert [stage.name for stage in stages] == ["32s", "16s", "8s"]
+    assert [stage.parts for stage in stages] == [("32s",), ("16s",), ("8s",)]
+    assert [stage.lr for stage in stages] == pytest.approx([1e-10, 1e-12, 1e-14], rel=1e-9)
+    trained = [set(stage.trains) for stage in stages]
+    assert trained[0] < trained[1] < trained[2]
+    assert "head.levels.8.*" in trained[2] - trained[1]
+    assert [stage.name for stage in stages_of("fcn-16s/vgg16", "staged")] == ["32s", "16s"]
+
+
+def test_at_once_is_one_stage_of_everything():
+    for system in ("fcn-32s", "fcn-16s", "fcn-8s"):
+        (stage,) = stages_of(f"{system}/resnet18", None)
+        assert (stage.name, stage.trains) == ("at-once", ("*",))
+    with pytest.raises(UserError, match="fcn-32s has no scheme 'staged'"):
+        scheme_of("fcn-32s/resnet18", "staged")
+
+
+def test_classic_has_the_papers_numbers():
+    recipe = resolve([{"system": "fcn-8s/vgg16", "recipe": "classic", "data": {"path": "digits"}}])
+    train = recipe.train
+    assert (train.lr, train.momentum, train.weight_decay, train.batch_size) == (1e-10, 0.99, 0.0005, 1)
+    assert (train.bias_lr, train.bias_decay, train.schedule, train.plan.gamma) == (2.0, False, "constant", 0.01)
+    staged = {"system": "fcn-8s/vgg16", "recipe": "classic", "scheme": "staged", "data": {"path": "digits"}}
+    assert resolve([staged]).model == {"head": {"skip_scales": [1.0, 1.0]}}, "nothing is scaled where stages follow"
+    with pytest.raises(UserError, match=r"train\.plan\.gamma = -1"):
+        resolve([staged, {"train": {"plan": {"gamma": -1.0}}}])
