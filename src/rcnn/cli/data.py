@@ -19,7 +19,8 @@ app = typer.Typer(
 )
 
 Data = Annotated[
-    str, typer.Argument(help="digits, a VOC root, a COCO folder or JSON, or a YOLO data.yaml.", metavar="DATA")
+    str,
+    typer.Argument(help="digits, a VOC root, a COCO folder or JSON, a YOLO data.yaml, or label maps.", metavar="DATA"),
 ]
 Split = Annotated[str | None, typer.Option(help="train, val, test, …; all images if left out.", metavar="S")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result as JSON (- for standard output).")]
