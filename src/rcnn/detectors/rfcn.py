@@ -92,7 +92,7 @@ class RFCN(TwoStage):
     """
 
     options: RFCNOptions
-    box_head: PositionSensitiveHead
+    box_head: PositionSensitiveHead  # type: ignore[bad-override]
 
     def __init__(self, system: str, classes: Sequence[str], backbone: Backbone, options: RFCNOptions) -> None:
         super().__init__(system, classes, options)

@@ -29,7 +29,7 @@ class PSHeadOptions(RoIHeadOptions):
         channels: width of the 1×1 convolution before the maps; 0 leaves it out.
     """
 
-    regression: Literal["class-agnostic", "class-agnostic-bg", "per-class", "none"] = "class-agnostic"
+    regression: Literal["class-agnostic", "class-agnostic-bg", "per-class", "none"] = "class-agnostic"  # type: ignore[bad-override]
     init_std: tuple[float, float] = (0.01, 0.01)
     channels: int = 1024
 
