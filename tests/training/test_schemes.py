@@ -19,6 +19,7 @@ from rcnn.detectors.proposing import NetworkRegions
 from rcnn.errors import RCNNError, UserError
 from rcnn.structures import Batch
 from rcnn.training import Learn, train
+from rcnn.training.run import flags
 from rcnn.training.schemes import SCHEMES, Budget, SchemeSettings, alternating, four_step
 from rcnn.training.stages import begin
 
@@ -223,6 +224,8 @@ def test_each_network_part_trains_so_many_steps_in_each_of_its_stages():
     [
         ("alternating", ["train.plan.rounds=0"], "train.plan.rounds = 0: expected 1 or more"),
         ("alternating", ["train.plan.interval=step"], "expected one of 'round', 'batch'"),
+        ("joint", ["train.plan.rounds=3"], "train.plan.rounds = 3 is for the scheme 'alternating', not 'joint'"),
+        ("alternating", ["train.plan.handover=rpn"], "train.plan.handover = 'rpn' is for the scheme 'four-step', not"),
         ("four-step", ["model.shared_backbone=false"], "the scheme 'four-step' needs True"),
         ("joint-warp", ["model.pool.kind=align"], "model.pool.kind = 'align': the scheme 'joint-warp' needs 'warp'"),
         ("joint", ["model.proposal_gradient=true"], "model.proposal_gradient needs model.pool.kind = 'warp'"),
@@ -233,6 +236,28 @@ def test_what_a_scheme_cannot_do_is_told(squares, tmp_path, scheme, words, sente
         train(SYSTEM, squares, out=tmp_path / "run", scheme=scheme, steps=1, settings=words, quiet=True)
     assert sentence in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_r_fcn_takes_the_schemes_too(squares, tmp_path):
+    changes = {"model.backbone.levels": "none", "model.anchors.sizes": [[16.0, 24.0]], "model.box.channels": 8}
+    asked = {**SETTINGS, **changes, "model.pool.size": 3, "train.plan.rounds": 1}
+    del asked["model.box.hidden"]
+    run = tmp_path / "run"
+    train("rfcn/resnet18", squares, out=run, scheme="alternating", steps=1, batch_size=1, settings=asked, quiet=True)
+    before, after = model_of(run, "rpn-1"), model_of(run, "detector-1")
+    own = part(before, "rpn_backbone")
+    assert own
+    assert not any("layer4" in name for name in own), "the RPN needs no conv5"
+    assert same(own, after) == set(own)
+    assert not same(part(before, "box_head"), after) & {"box_head.cls_maps.weight"}
+    taken = rcnn.load(run / "stages" / "rpn-1")
+    begin(taken, alternating(Budget(1, 0.1, plan=SchemeSettings(rounds=1)))[2], {})
+    state = taken.state_dict()
+    assert all(torch.equal(state[name.removeprefix("rpn_")], value) for name, value in own.items())
+
+
+def test_rounds_and_interval_are_settings_too():
+    assert flags(rounds=3, interval="batch") == {"train": {"plan": {"rounds": 3, "interval": "batch"}}}
 
 
 def interrupted(run, squares, monkeypatch, scheme, *, training=None, proposing=None):

@@ -218,6 +218,7 @@ def resolve(layers: Sequence[Mapping[str, Any]]) -> Recipe:
         for part, changes in layer.items():
             if part in PARTS:
                 parts[part] = _laid_over(parts[part], changes, part)
+    parts["train"].plan.check(named["scheme"])
     parts["model"] = _meeting(parts["model"], needs(named["system"], named["scheme"], parts["train"].plan), named)
     if not parts["data"].path:
         raise UserError("no data was named; expected --data with `digits`, or a VOC, COCO or YOLO data set")

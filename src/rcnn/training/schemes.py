@@ -3,7 +3,7 @@
     rcnn, sppnet   propose → (pretrain) → finetune → features → svm → boxes
     fast-rcnn      propose → train, or those and features → svm, or propose → classify → boxes
     fcn-…          at-once, or staged: 32s → 16s → 8s
-    faster-rcnn    joint, or joint-warp
+    faster-rcnn    joint, or joint-warp; and, as rfcn does
                    alternating: rpn → propose → detector, for some rounds, the last with frozen convolutions
                    four-step: rpn → propose → detector (anew) → rpn (frozen) → propose → detector (frozen)
     mask-rcnn      joint
@@ -15,7 +15,7 @@ its stage-wise and SVM variants are those of its tables 6 and 8. Faster R-CNN: R
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Literal
 
@@ -23,6 +23,9 @@ from rcnn.errors import UserError, nearest
 from rcnn.training import crops, fitting
 from rcnn.training.proposing import find_regions, propose
 from rcnn.training.stages import FIRST, Learn, Stage, Work
+
+# Which scheme a setting of the plan is for.
+HEEDED = {**dict.fromkeys(("rounds", "interval", "freeze_last"), "alternating"), "handover": "four-step"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,13 @@ class SchemeSettings:
             raise UserError(f"train.plan.gamma = {self.gamma}: expected more than 0")
         if self.rounds < 1:
             raise UserError(f"train.plan.rounds = {self.rounds}: expected 1 or more")
+
+    def check(self, scheme: str) -> None:
+        """Refuses what was asked for of Faster R-CNN's stages and `scheme` would not heed."""
+        for setting in fields(self):
+            value, heeds = getattr(self, setting.name), HEEDED.get(setting.name, scheme)
+            if value != setting.default and scheme != heeds:
+                raise UserError(f"train.plan.{setting.name} = {value!r} is for the scheme '{heeds}', not '{scheme}'")
 
     @property
     def apart(self) -> bool:
@@ -242,8 +252,12 @@ SCHEMES: dict[str, dict[str, Scheme]] = {
         "alternating": alternating,
         "four-step": four_step,
     },
+    "rfcn": {
+        "joint": joint,
+        "alternating": alternating,
+        "four-step": partial(four_step, last=("box_head",)),  # all of it is R-FCN's own
+    },
     "mask-rcnn": {"joint": joint},
-    "rfcn": {"joint": joint},
     "fcn-32s": {"at-once": partial(joint, name="at-once")},
     "fcn-16s": {"at-once": partial(joint, name="at-once"), "staged": partial(staged, finest=16)},
     "fcn-8s": {"at-once": partial(joint, name="at-once"), "staged": partial(staged, finest=8)},

@@ -110,7 +110,7 @@ def release(model: nn.Module, stage: Learn, trainable: set[str]) -> None:
 
 @torch.no_grad()
 def begin(model: nn.Module, stage: Learn, first: Mapping[str, Tensor]) -> None:
-    """Gives the modules of `stage.start` their weights and statistics.
+    """Gives the modules of `stage.start` their weights and statistics; layers that the source lacks go on as they are.
 
     Args:
         first: the state that the run began with.
@@ -119,5 +119,6 @@ def begin(model: nn.Module, stage: Learn, first: Mapping[str, Tensor]) -> None:
     for module, source in stage.start:
         given, place = (first, module) if source == FIRST else (own, source)
         for name, value in own.items():
-            if name.startswith(f"{module}."):
-                value.copy_(given[place + name.removeprefix(module)])
+            found = given.get(place + name.removeprefix(module))
+            if name.startswith(f"{module}.") and found is not None:
+                value.copy_(found)

@@ -55,7 +55,7 @@ class StageTrainer:
         self.wrapped: nn.Module = model
         if world.size > 1:
             self.wrapped = nn.parallel.DistributedDataParallel(
-                model, gradient_as_bucket_view=True, find_unused_parameters=len(stage.parts) > 1
+                model, gradient_as_bucket_view=True, find_unused_parameters=any(stage.parts)
             )
 
     def lr(self, step: int) -> float:
