@@ -4,8 +4,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from rcnn import rle
 from rcnn.data import open_dataset, voc
+from rcnn.data.checks import check
 from rcnn.errors import UserError
 
 
@@ -134,3 +137,65 @@ def test_the_100_golden_annotations_are_equal_in_three_formats(shared, tmp_path)
         assert [row[0] for row in yolo_rows] == [row[0] for row in coco_rows]
         np.testing.assert_allclose([r[1:] for r in yolo_rows], [r[1:] for r in coco_rows], atol=5e-4)
     assert sum(len(boxes["voc", f"{name}.jpg"]) for name in names) == 273
+
+
+def write_masks(root, numbers, name="a"):
+    """A SegmentationObject picture of these numbers [H, W]."""
+    path = root / "SegmentationObject" / f"{name}.png"
+    path.parent.mkdir(exist_ok=True)
+    picture = Image.fromarray(np.asarray(numbers, np.uint8))
+    picture.putpalette(list(range(256)) * 3)
+    picture.save(path)
+    return path
+
+
+def numbered():
+    """The numbers of the two objects of image a, 80 × 100, with void between them."""
+    numbers = np.zeros((80, 100), np.uint8)
+    numbers[:, 60:] = 2
+    numbers[20:60, 10:50] = 1
+    numbers[18:20, 10:50] = 255
+    return numbers
+
+
+def test_masks_come_from_segmentation_object_by_the_order_of_the_xml(make):
+    root = make("voc")
+    assert open_dataset(root, "train").truth(0).segments == [None, None]
+    write_masks(root, numbered())
+    data = open_dataset(root, "train")  # the cached index knew no masks
+    assert data.masked.tolist() == [True, True, False]
+    for k, segment in enumerate(data.truth(0).segments, 1):
+        assert (rle.decode(segment) == (numbered() == k)).all()
+    only_one = np.where(numbered() == 2, 0, numbered())
+    write_masks(root, only_one)
+    assert open_dataset(root, "train").masked.tolist() == [True, False, False]
+
+
+def test_what_is_wrong_with_masks_is_said_in_one_sentence(make):
+    root = make("voc")
+    bad = {
+        "60×40 pixels where the image has 100×80": np.zeros((40, 60)),
+        "value 7 stands for no object: the annotation has 2": np.where(numbered() == 2, 7, 0),
+    }
+    for said, numbers in bad.items():
+        write_masks(root, numbers)
+        with pytest.raises(UserError, match=said):
+            open_dataset(root)
+        assert [said in str(problem) for problem in check(str(root)).problems] == [True]
+    path = write_masks(root, numbered())
+    path.write_bytes(b"no picture")
+    with pytest.raises(UserError, match="cannot be read"):
+        open_dataset(root)
+    Image.new("RGB", (100, 80)).save(path)
+    with pytest.raises(UserError, match="no picture of 8-bit numbers"):
+        open_dataset(root)
+
+
+def test_masks_of_voc2012_mini_are_those_of_its_coco_form(shared):
+    mine = open_dataset(shared / "voc2012_mini", "val")
+    other = open_dataset(shared / "voc2012_mini" / "coco" / "inst_val.json")
+    where = {mine.name(i): i for i in range(len(mine))}
+    assert other.masked.sum() == 333
+    for j in range(len(other)):
+        for a, b in zip(mine.truth(where[other.name(j)]).segments, other.truth(j).segments, strict=True):
+            assert (rle.counts(a) == rle.counts(b)).all()

@@ -1,8 +1,9 @@
 """PASCAL VOC folders: one XML per image, lists of image names as splits (Everingham et al. 2010).
 
 Pixels are counted from 1 and both corners belong to the box; here boxes start at 0 and end exclusive, so xmin and ymin
-lose 1 and xmax and ymax stay. Beyond the devkit's own elements, `<iscrowd>`, `<area>` and `<segmentation>` (COCO's,
-masks as JSON) and a `classes.txt` beside the folders are understood; `rcnn data convert` writes them.
+lose 1 and xmax and ymax stay. `SegmentationObject` holds masks: the value k marks the k-th object of the XML, 255 is
+void. Beyond the devkit's own elements, `<iscrowd>`, `<area>` and `<segmentation>` (COCO's, masks as JSON) and a
+`classes.txt` beside the folders are understood; `rcnn data convert` writes them. H W are height and width in pixels.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
+from PIL import Image
+
+from rcnn import rle
 from rcnn.data.folders import Folders
 from rcnn.data.images import image_size, is_image
 from rcnn.data.index import Index, IndexBuilder
@@ -24,6 +29,7 @@ from rcnn.data.semantic import voc_coding
 from rcnn.errors import UserError, nearest
 
 FORMAT = "VOC"
+OBJECTS, VOID = "SegmentationObject", 255
 MAPS, SEGMENTED = "SegmentationClass", Path("ImageSets") / "Segmentation"
 
 # A line of a class's own list, as in dog_train.txt: the image, and whether it shows the class.
@@ -39,7 +45,7 @@ def files(root: Path) -> list[str]:
     """Paths of everything that the index depends on."""
     found = [str(root / "classes.txt"), str(root / "JPEGImages")]
     found += sorted(folder for folder, _, _ in os.walk(root / MAPS))
-    for folder in (root / "ImageSets" / "Main", root / SEGMENTED, root / "Annotations"):
+    for folder in (root / "ImageSets" / "Main", root / SEGMENTED, root / OBJECTS, root / "Annotations"):
         found.append(str(folder))
         found += sorted(os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names)
     return found
@@ -221,10 +227,12 @@ def _read_annotation(
             size = image_size(images.folder / file)
         except UserError as error:
             raise _Faulty(path, f"it gives no size and {error}", "add <size> or the image") from error
+    elements = tree.findall("object")
+    masks = _object_masks(root / OBJECTS / f"{name}.png", size, len(elements))
     row = builder.image(file, f"JPEGImages/{file}", size, f"'{path}'")
-    for number, element in enumerate(tree.findall("object"), 1):
+    for number, element in enumerate(elements, 1):
         try:
-            _read_object(element, number, builder, fixed)
+            _read_object(element, number, builder, fixed, masks)
         except ValueError as error:
             problems.append(Problem(f"'{path}', object {number}", str(error), "correct it or take it out"))
     return row
@@ -239,8 +247,32 @@ def _size(tree: ElementTree.Element) -> tuple[int, int] | None:
     return (height, width) if 0 < height < 1 << 31 and 0 < width < 1 << 31 else None
 
 
-def _read_object(element: ElementTree.Element, number: int, builder: IndexBuilder, fixed: bool) -> None:
-    """Adds one object; ValueError says what is wrong with it."""
+def _object_masks(path: Path, size: tuple[int, int], objects: int) -> np.ndarray | None:
+    """The numbers of the objects that pixels belong to, uint8 [H, W]; None where there is no such file."""
+    if not path.is_file():
+        return None
+    try:
+        with Image.open(path) as image:
+            values = np.asarray(image)
+    except Exception as error:  # Pillow's decoders raise whatever they stumble over in broken bytes
+        raise _Faulty(path, f"the masks cannot be read ({error})", "write the file again or take it out") from error
+    if values.ndim != 2 or values.dtype != np.uint8:
+        raise _Faulty(path, "the masks are no picture of 8-bit numbers", "save it as a palette or grey PNG")
+    if values.shape != size:
+        found = f"{values.shape[1]}×{values.shape[0]} pixels where the image has {size[1]}×{size[0]}"
+        raise _Faulty(path, f"the masks are {found}", "make them as large as the image")
+    numbers = np.unique(values)
+    beyond = numbers[(numbers > objects) & (numbers != VOID)]
+    if len(beyond):
+        what = f"value {beyond[0]} stands for no object: the annotation has {objects}"
+        raise _Faulty(path, what, "number the masks as the objects of the XML, from 1; 255 is void")
+    return values
+
+
+def _read_object(
+    element: ElementTree.Element, number: int, builder: IndexBuilder, fixed: bool, masks: np.ndarray | None
+) -> None:
+    """Adds one object, with its mask out of `masks` [H, W]; ValueError says what is wrong with it."""
     values = {child.tag: child for child in element}
     label = (element.findtext("name") or "").strip()
     if not label:
@@ -255,6 +287,8 @@ def _read_object(element: ElementTree.Element, number: int, builder: IndexBuilde
     xmin, ymin, xmax, ymax = (_number(corners, tag) for tag in ("xmin", "ymin", "xmax", "ymax"))
     segment = element.findtext("segmentation")
     segment = require_segment(_json(segment), builder.sizes[-1]) if segment else None
+    if segment is None and masks is not None and (masks == number).any():
+        segment = rle.compressed(rle.encode(masks == number), builder.sizes[-1])
     builder.object(
         (xmin - 1, ymin - 1, xmax, ymax),
         builder.classes.index(label),
