@@ -18,29 +18,31 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
-from rcnn.cli.demo import EPOCHS, SETTINGS
+from rcnn.cli.demo import SYSTEM
 from rcnn.data import Augmentation, TrainLoader, open_dataset
 from rcnn.evaluation import Prediction, evaluate
 from rcnn.process import tune_process
+from rcnn.training.recipe import resolve
 
-BATCH = SETTINGS["train.lr_batch"]
+RECIPE = resolve([{"system": SYSTEM, "data": {"path": "digits"}}])
+TRAIN, MODEL = RECIPE.train, RECIPE.model
 
 
 def peer(classes: int) -> FasterRCNN:
     """torchvision's detector with the demo's pyramid, anchors and head width."""
     layers = {"layer1": "0", "layer2": "1", "layer3": "2"}
-    body = BackboneWithFPN(resnet18(), layers, [64, 128, 256], SETTINGS["model.backbone.channels"], None)
+    body = BackboneWithFPN(resnet18(), layers, [64, 128, 256], MODEL["backbone"]["channels"], None)
     body.fpn.extra_blocks = None
-    short, long = SETTINGS["model.image_size"]
-    sizes = tuple(tuple(level) for level in SETTINGS["model.anchors.sizes"])
+    short, long = MODEL["image_size"]
+    sizes = tuple(tuple(level) for level in MODEL["anchors"]["sizes"])
     return FasterRCNN(
         body,
         classes + 1,
         min_size=short,
         max_size=long,
         rpn_anchor_generator=AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes)),
-        box_batch_size_per_image=SETTINGS["model.box.samples"],
-        box_positive_fraction=SETTINGS["model.box.positive_fraction"],
+        box_batch_size_per_image=MODEL["box"]["samples"],
+        box_positive_fraction=MODEL["box"]["positive_fraction"],
     )
 
 
@@ -49,12 +51,12 @@ def main(steps: int | None) -> None:
     tune_process()
     torch.manual_seed(0)
     train, val = open_dataset("digits", "train"), open_dataset("digits", "val")
-    short, long = SETTINGS["model.image_size"]
-    none = Augmentation.none()
-    loader = TrainLoader(train, short=short, long=long, batch_size=BATCH, augmentation=none, seed=0, workers=1)
-    steps = steps or round(EPOCHS * loader.steps_per_epoch)
+    short, long = MODEL["image_size"]
+    settings = {"short": short, "long": long, "batch_size": TRAIN.batch_size, "seed": 0, "workers": 1}
+    loader = TrainLoader(train, augmentation=Augmentation.none(), **settings)
+    steps = steps or round(TRAIN.epochs * loader.steps_per_epoch)
     model = peer(len(train.classes)).train()
-    rate = SETTINGS["train.lr"]
+    rate = TRAIN.lr
     optimiser = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=1e-4)
     warmup = min(100, steps // 5)
     started = time.time()

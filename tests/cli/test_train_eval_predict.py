@@ -5,7 +5,9 @@ import tomllib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torchvision.models import squeezenet1_0
 
 from rcnn.cli import main
 
@@ -158,3 +160,12 @@ def test_what_the_user_got_wrong_is_one_sentence_and_exit_2(run, voc, capsys, mo
     assert "Traceback" not in error
     assert sorted(p for p in run.rglob("*")) == before, "nothing half-written"
     assert not list(tmp_path.iterdir()), "nothing half-written"
+
+
+@pytest.mark.parametrize("system", ["rcnn/squeezenet", "sppnet/squeezenet", "fast-rcnn/squeezenet"])
+def test_systems_on_regions_start_from_weights_with_a_plan(system, voc, tmp_path, capsys):
+    weights = tmp_path / "squeezenet.pth"
+    torch.save(squeezenet1_0(weights=None).state_dict(), weights)
+    words = ["train", system, "--data", str(voc), "--weights", str(weights), "--image-size", "96,128", "--dry-run"]
+    assert main([*words, "--set", "model.regions.mode=single", "--set", "model.regions.min_side=4"]) == 0
+    assert "dry run" in capsys.readouterr().out

@@ -3,38 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from rcnn import cli
 
 SYSTEM = "faster-rcnn/resnet18-fpn"
-EPOCHS = 14
-
-# Small enough to learn in minutes on two cores. At 192 × 256 nothing is padded; digits are 16 to 80 px there, so the
-# pyramid ends at stride 16 and its anchors are small. Batch norm learns fastest where a batch holds enough images, and
-# as many regions as half a hundred digits give teach the classes.
-SETTINGS: dict[str, Any] = {
-    "model.image_size": [192, 256],
-    "model.backbone.norm": "batch",
-    "model.backbone.levels": [4, 8, 16],
-    "model.backbone.channels": 64,
-    "model.anchors.sizes": [[20.0], [40.0], [70.0]],
-    "model.rpn.pre_nms": [500, 300],
-    "model.rpn.post_nms": [500, 300],
-    "model.box.hidden": [256, 256],
-    "model.box.samples": 64,
-    "model.box.positive_fraction": 0.5,
-    "train.lr": 0.04,
-    "train.lr_batch": 8,
-    "train.eval_every": 7.0,
-    # Too few passes to need more variety than the data have.
-    "augment.scale": [1.0, 1.0],
-    "augment.photometric": 0.0,
-    "augment.iou_crop": 0.0,
-    "augment.zoom_out": 0.0,
-}
 
 
 def command(
@@ -53,11 +28,8 @@ def command(
         SYSTEM,
         "digits",
         out=_free(out),
-        epochs=EPOCHS,
-        batch_size=8,
         workers=1,
         precision="bf16" if fast else "auto",
-        settings=SETTINGS,
         quiet=cli.quiet(),
     )
     if result is None:

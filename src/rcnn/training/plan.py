@@ -130,6 +130,8 @@ def estimate(
     device: torch.device,
 ) -> str:
     """The sentence about time and memory of the stages whose `costs` are known, a step's by the stage's name."""
+    if not costs:
+        return "none, for the batches are drawn from regions that are not found yet"
     train = recipe.train
     known = [stage for stage in stages if isinstance(stage, Learn) and stage.name in costs]
     training = sum(stage.steps * train.accumulate * costs[stage.name].seconds for stage in known)

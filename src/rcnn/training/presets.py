@@ -11,6 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 from rcnn.data import Augmentation
+from rcnn.detectors import parse
+from rcnn.training import digits
 from rcnn.training.schemes import SchemeSettings
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -61,10 +63,6 @@ def needs(system: str, scheme: str, plan: SchemeSettings) -> dict[str, Any]:
     return {"shared_backbone": True} if scheme == "four-step" else {}
 
 
-# What a data set asks for: a mirrored 2 is no digit.
-DATA: dict[str, dict[str, Any]] = {"digits": {"augment": {"flip": 0.0}}}
-
-
 def presets(system: str, recipe: str, scheme: str, path: str) -> list[dict[str, Any]]:
     """What `recipe` and `scheme` set for `system` ("faster-rcnn/resnet18-fpn") on the data `path`, the later above."""
     family = system.partition("/")[0]
@@ -72,5 +70,5 @@ def presets(system: str, recipe: str, scheme: str, path: str) -> list[dict[str, 
         {"train": RECIPES[recipe]},
         {"train": SYSTEMS.get((family, recipe), {})},
         {"model": SCHEMES.get((family, scheme), {})},
-        DATA.get(path, {}),
+        *(digits.presets(f"{family}/{parse(system)[1]}", recipe) if path == "digits" else []),
     ]

@@ -280,8 +280,8 @@ def _train(
         costs = _tried(job, stages, loader)
         reporter.say(f"estimate: {plan.estimate(costs, recipe, stages, len(val_set), steps_per_epoch, device)}")
         if dry_run:
-            loss = next(iter(costs.values())).loss
-            reporter.say(f"dry run: one batch gave a loss of {loss:.4f}; nothing was written")
+            tried = [f"one batch gave a loss of {cost.loss:.4f}" for cost in costs.values()][:1]
+            reporter.say(f"dry run: {'; '.join([*tried, 'nothing was written'])}")
     if dry_run:
         return None
     reporter.say(f"run folder: {run}")

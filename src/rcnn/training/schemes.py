@@ -239,7 +239,7 @@ of_crops = partial(
     loader=partial(crops.crop_loader, sampling="regions"),
     ahead=False,
 )
-of_images = partial(Learn, name="finetune", trains=("fc.*", "cls_score.*"), parts=("finetune",), ahead=False)
+of_images = partial(Learn, name="finetune", trains=("fc.*", "cls_score.*"), parts=("finetune",))
 
 # System → name of the scheme → its stages; the first is the one that is used unasked.
 SCHEMES: dict[str, dict[str, Scheme]] = {

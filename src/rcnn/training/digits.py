@@ -1,0 +1,40 @@
+"""What the embedded data ask for: the modern recipes cut to 320 × 240 pixels, ten classes of handwriting and two cores.
+
+Objects have 20 to 100 px, so that images shrink to 192 × 256 without padding and pyramids end at stride 16. Batch norm
+learns fastest where a batch holds enough images, and as many regions as half a hundred digits give teach the classes.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from typing import Any
+
+IMAGE = {"model": {"image_size": [192, 256]}}
+BATCH_NORM = {"model": {"backbone": {"norm": "batch"}}}
+# A few passes over 400 images need no more variety than the images have.
+PLAIN = {"augment": {"scale": [1.0, 1.0], "photometric": 0.0, "iou_crop": 0.0, "zoom_out": 0.0}}
+STEPS = {"train": {"epochs": 14.0, "batch_size": 8, "lr": 0.04, "lr_batch": 8, "eval_every": 7.0}}
+PYRAMID = {"model": {"backbone": {"levels": [4, 8, 16], "channels": 64}}}
+HEAD = {"model": {"box": {"hidden": [256, 256], "samples": 64, "positive_fraction": 0.5}}}
+ANCHORS = {"model": {"anchors": {"sizes": [[20.0], [40.0], [70.0]]}}}
+FEW = {"model": {"rpn": {"pre_nms": [500, 300], "post_nms": [500, 300]}}}
+# One grouping finds 150 regions that cover 96% of the digits.
+REGIONS = {"model": {"regions": {"mode": "single", "min_side": 10.0}}}
+# A mirrored 2 is no digit.
+UPRIGHT = {"augment": {"flip": 0.0}}
+
+RECIPES: list[tuple[str, list[dict[str, Any]]]] = [
+    ("*", [IMAGE, PLAIN, STEPS]),
+    ("*-fpn", [PYRAMID, BATCH_NORM]),
+    ("fast-rcnn/*", [HEAD, REGIONS]),
+    ("faster-rcnn/*", [HEAD, FEW]),
+    ("faster-rcnn/*-fpn", [ANCHORS]),
+    ("rcnn/*", [REGIONS, BATCH_NORM, {"model": {"warp": {"size": 64}}, "train": {"epochs": 6.0, "lr": 0.02}}]),
+]
+
+
+def presets(system: str, recipe: str) -> list[dict[str, Any]]:
+    """The settings of "SYSTEM/BACKBONE", the backbone by its full name, on the digits, the later above."""
+    if recipe != "modern":
+        return [UPRIGHT]
+    return [UPRIGHT, *(layer for pattern, layers in RECIPES if fnmatch(system, pattern) for layer in layers)]
