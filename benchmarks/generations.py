@@ -23,7 +23,7 @@ IMAGES = "--image-size 375,500 --batch-size 4 --epochs 8 --set augment.photometr
 PYRAMID = "--set model.backbone.levels=torchvision"
 SIZES_OF_ANCHORS = "[32,64,128,256,512]"
 SYSTEMS = {
-    "rcnn/mobilenetv2": f"{REGIONS} --set model.warp.size=96 --batch-size 1 --epochs 1",
+    "rcnn/mobilenetv2": f"{REGIONS} --set model.warp.size=80 --batch-size 1 --epochs 1",
     "sppnet/mobilenetv2": f"{IMAGES}{REGIONS} --set model.hidden=[1024,1024]",
     "fast-rcnn/mobilenetv2-fpn": f"{IMAGES}{REGIONS} {PYRAMID}",
     "faster-rcnn/mobilenetv2-fpn": (
@@ -58,7 +58,7 @@ def run(system: str, data: Path, weights: Path, out: Path) -> None:
     subprocess.run([sys.executable, "-m", "rcnn", "--quiet", *command], check=True)
     trained = time.perf_counter() - start
     figures = out.with_suffix(".json")
-    words = f"eval {out} --data {data} --protocol voc07 --json {figures}"
+    words = f"eval {out} --data {data} --classes {','.join(CLASSES)} --protocol voc07 --json {figures}"
     subprocess.run([sys.executable, "-m", "rcnn", "--quiet", *shlex.split(words)], check=True)
     judged = time.perf_counter() - start - trained
     score = json.loads(figures.read_text())["AP50"]

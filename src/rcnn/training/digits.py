@@ -18,6 +18,17 @@ PYRAMID = {"model": {"backbone": {"levels": [4, 8, 16], "channels": 64}}}
 HEAD = {"model": {"box": {"hidden": [256, 256], "samples": 64, "positive_fraction": 0.5}}}
 ANCHORS = {"model": {"anchors": {"sizes": [[20.0], [40.0], [70.0]]}}}
 FEW = {"model": {"rpn": {"pre_nms": [500, 300], "post_nms": [500, 300]}}}
+ONE_MAP = {
+    "model": {
+        "anchors": {"sizes": [[20.0, 40.0, 70.0]]},
+        "pool": {"size": 3},
+        "box": {"channels": 256, "samples": 128, "positive_fraction": 0.5},
+    }
+}
+# A map of stride 16 is coarse for digits, so that these see them larger.
+LARGE = {"model": {"image_size": [384, 512]}}
+LARGER = {"model": {"image_size": [480, 640]}}
+SLOW = {"train": {"epochs": 2.0, "batch_size": 4, "lr": 0.005, "lr_batch": 4}}
 # One grouping finds 150 regions that cover 96% of the digits.
 REGIONS = {"model": {"regions": {"mode": "single", "min_side": 10.0}}}
 # A mirrored 2 is no digit.
@@ -29,7 +40,12 @@ RECIPES: list[tuple[str, list[dict[str, Any]]]] = [
     ("fast-rcnn/*", [HEAD, REGIONS]),
     ("faster-rcnn/*", [HEAD, FEW]),
     ("faster-rcnn/*-fpn", [ANCHORS]),
+    ("mask-rcnn/*", [HEAD, FEW, {"model": {"mask": {"convs": [64] * 4, "deconv": 64}}, "train": {"epochs": 20.0}}]),
+    ("mask-rcnn/*-fpn", [ANCHORS]),
+    ("rfcn/*", [BATCH_NORM, ONE_MAP, FEW, {"train": {"epochs": 20.0}}]),
     ("rcnn/*", [REGIONS, BATCH_NORM, {"model": {"warp": {"size": 64}}, "train": {"epochs": 6.0, "lr": 0.02}}]),
+    ("sppnet/*", [REGIONS, BATCH_NORM, LARGE, {"model": {"warp": {"size": 96}, "hidden": [512, 512]}, **SLOW}]),
+    ("fcn-*", [BATCH_NORM, LARGER, {"train": {"epochs": 20.0, "lr": 0.02}}]),
 ]
 
 
