@@ -176,6 +176,15 @@ def test_a_frame_takes_the_class_that_each_centre_lies_on(scale, shift, mirror, 
             assert found[y, x] == (labels[row, column] if inside else VOID)
 
 
+def test_a_canvas_around_a_crop_is_void():
+    labels = np.ones((20, 30), np.uint8)
+    frame = Frame((20, 30)).cropped(5, 4, 10, 8).moved(-3, -2)  # ten by eight pixels of it, three from the left
+    found = in_frame(labels, frame, (12, 16))
+    wanted = np.full((12, 16), VOID, np.uint8)
+    wanted[2:10, 3:13] = 1
+    np.testing.assert_array_equal(found, wanted)
+
+
 def test_validation_takes_each_map_at_the_images_size(folder: Path):
     dataset = open_dataset(folder, "val", semantic=True)
     ((_, batch),) = eval_batches(dataset, short=24, long=32, batch_size=2)

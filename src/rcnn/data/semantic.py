@@ -135,11 +135,12 @@ def in_frame(labels: np.ndarray, frame: Frame, size: Sequence[int]) -> np.ndarra
 
     Each pixel takes the class that its centre lies on.
     """
-    rows, columns = (
-        np.floor(frame.scale[axis] * (np.arange(side) + 0.5) + frame.shift[axis]).astype(np.int64)
-        for axis, side in ((1, size[0]), (0, size[1]))
+    left, top, right, bottom = frame.visible
+    y, x = (
+        frame.scale[axis] * (np.arange(side) + 0.5) + frame.shift[axis] for axis, side in ((1, size[0]), (0, size[1]))
     )
-    inside = ((rows >= 0) & (rows < labels.shape[0]))[:, None] & ((columns >= 0) & (columns < labels.shape[1]))
+    inside = ((y >= top) & (y < bottom))[:, None] & ((x >= left) & (x < right))
+    rows, columns = (np.floor(place).astype(np.int64) for place in (y, x))
     nearest_cell = np.ix_(rows.clip(0, labels.shape[0] - 1), columns.clip(0, labels.shape[1] - 1))
     return np.where(inside, labels[nearest_cell], np.uint8(VOID))
 
