@@ -77,7 +77,7 @@ class Detections:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, in the form of `rcnn predict --json`: image, width, height, detections."""
-        found = [
+        found: list[dict[str, Any]] = [
             {"box": box, "score": score, "label": self.classes[label], "class_id": label}
             for box, score, label in zip(*self._rows(), strict=True)
         ]
@@ -88,7 +88,7 @@ class Detections:
     def to_coco(self, image_id: int | str, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
         """COCO results: boxes x y width height, masks as RLE; `category_ids` of the K classes (default: index + 1)."""
         ids = list(category_ids) if category_ids is not None else [index + 1 for index in range(len(self.classes))]
-        rows = [
+        rows: list[dict[str, Any]] = [
             {"image_id": image_id, "category_id": ids[label], "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
             for (x1, y1, x2, y2), score, label in zip(*self._rows(), strict=True)
         ]

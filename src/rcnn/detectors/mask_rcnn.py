@@ -23,6 +23,7 @@ from rcnn.backbones.resnet import MeanPool
 from rcnn.detectors import faster_rcnn
 from rcnn.detectors.faster_rcnn import FasterRCNN, FasterRCNNOptions
 from rcnn.errors import UserError
+from rcnn.heads.box import BoxHead
 from rcnn.heads.mask import MaskHead, MaskHeadOptions, MaskLook
 from rcnn.pooling import PoolOptions, roi_pooling
 from rcnn.structures import Batch, DetectionBatch, ImageBatch, Proposals
@@ -75,17 +76,19 @@ class MaskRCNN(FasterRCNN):
         options: see `MaskRCNNOptions`.
     """
 
-    options: MaskRCNNOptions
+    options: MaskRCNNOptions  # type: ignore[override]
     learns_masks = True
 
     def __init__(self, system: str, classes: Sequence[str], backbone: Backbone, options: MaskRCNNOptions) -> None:
         super().__init__(system, classes, backbone, options)
-        trunk = self.box_head.trunk
+        head = self.box_head
+        assert isinstance(head, BoxHead)
+        trunk = head.trunk
         self.shared_layers = isinstance(trunk, nn.Sequential) and isinstance(trunk[-1], MeanPool)
         own = 14 if not self.shared_layers else self.roi_pool.size
         self.mask_pool = roi_pooling(options.pool, options.mask.size or own, self.roi_pool.strides)
         self.mask_head = MaskHead(
-            self.box_head.cls_score.in_features if self.shared_layers else backbone.channels[0],
+            head.channels if self.shared_layers else backbone.channels[0],
             len(self.classes),
             options.mask,
             most=max(1, int(options.box.samples * (options.box.positive_fraction if options.box.ohem is None else 1))),

@@ -59,9 +59,11 @@ class BoxHead(RoIHead):
         options: see `BoxHeadOptions`.
     """
 
+    options: BoxHeadOptions  # type: ignore[override]
+
     def __init__(self, trunk: nn.Module, channels: int, classes: int, options: BoxHeadOptions) -> None:
         super().__init__(classes, options)
-        self.trunk = trunk
+        self.trunk, self.channels = trunk, channels
         low_rank.split(trunk, options.ranks)
         self.cls_score = nn.Linear(channels, classes + 1)
         slots = {"per-class": classes, "class-agnostic": 1, "none": 0}[options.regression]

@@ -32,7 +32,7 @@ class PoolOptions:
     canonical_size: float = 224.0
 
 
-def roi_pooling(options: PoolOptions, size: int, strides: Sequence[int]) -> RoIAlign | RoIPool | RoIWarp:
+def roi_pooling(options: PoolOptions, size: int, strides: Sequence[float]) -> RoIAlign | RoIPool | RoIWarp:
     """The pooling module that the options name, for maps of `strides`."""
     if options.kind == "pool":
         return RoIPool(size=size, strides=strides, canonical_size=options.canonical_size)
