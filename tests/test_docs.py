@@ -41,7 +41,7 @@ def test_every_target_that_a_page_makes_exists():
 
 
 MAP, PYRAMID = (16,), (4, 8, 16, 32, 64)
-ROW = re.compile(r"^\| `((?:model|train|augment)\.[a-z_.]+)` \| (.*?) \| (.*?) \|", re.MULTILINE)
+ROW = re.compile(r"^\| `((?:model|train|augment)\.[a-zA-Z_.]+)` \| (.*?) \| (.*?) \|", re.MULTILINE)
 
 
 def page_of(system):
