@@ -46,7 +46,9 @@ def sample(
     positive, negative = assignment.positive, assignment.negative
     count = min(count, positive.shape[1])
     if keys is None:
-        keys = torch.rand(positive.shape, generator=generator, device=positive.device)  # [B, A] in [0, 1)
+        # Symbolic shapes go with no `generator` argument at all, not even None.
+        own = {} if generator is None else {"generator": generator}
+        keys = torch.rand(positive.shape, device=positive.device, **own)  # [B, A] in [0, 1)
     wanted = min(int(count * positive_fraction), count)
     positive_keys, positive_index = torch.where(positive, keys, -1.0).topk(wanted, dim=1)  # [B, wanted]
     # Chosen positives rank above all negatives (2 + key), negatives by their key, the rest at −1.
