@@ -45,10 +45,10 @@ def sample(
     """
     positive, negative = assignment.positive, assignment.negative
     count = min(count, positive.shape[1])
-    if keys is None:
-        # Symbolic shapes go with no `generator` argument at all, not even None.
-        own = {} if generator is None else {"generator": generator}
-        keys = torch.rand(positive.shape, device=positive.device, **own)  # [B, A] in [0, 1)
+    if keys is None and generator is None:  # symbolic shapes go with no `generator` argument at all, not even None
+        keys = torch.rand(positive.shape, device=positive.device)  # [B, A] in [0, 1)
+    elif keys is None:
+        keys = torch.rand(positive.shape, generator=generator, device=positive.device)
     wanted = min(int(count * positive_fraction), count)
     positive_keys, positive_index = torch.where(positive, keys, -1.0).topk(wanted, dim=1)  # [B, wanted]
     # Chosen positives rank above all negatives (2 + key), negatives by their key, the rest at −1.

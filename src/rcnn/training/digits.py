@@ -25,10 +25,12 @@ ONE_MAP = {
         "box": {"channels": 256, "samples": 128, "positive_fraction": 0.5},
     }
 }
-# A map of stride 16 is coarse for digits, so that these see them larger.
-LARGE = {"model": {"image_size": [384, 512]}}
-LARGER = {"model": {"image_size": [480, 640]}}
-SLOW = {"train": {"epochs": 2.0, "batch_size": 4, "lr": 0.005, "lr_batch": 4}}
+# Maps of stride 16 and more are coarse for digits, so that systems that have only them see the images larger.
+LARGER = {"model": {"image_size": [288, 384]}}
+LARGEST = {"model": {"image_size": [576, 768]}}
+# The surroundings that the convolutions will meet in whole images; as few crops a step as learn in a few minutes.
+CROPS = {"model": {"warp": {"size": 128, "context": 20}, "finetune": {"truths": 64}, "hidden": [512, 512]}}
+SLOW = {"train": {"epochs": 4.0, "batch_size": 4, "lr": 0.015, "lr_batch": 4}}
 # One grouping finds 150 regions that cover 96% of the digits.
 REGIONS = {"model": {"regions": {"mode": "single", "min_side": 10.0}}}
 # A mirrored 2 is no digit.
@@ -42,9 +44,9 @@ RECIPES: list[tuple[str, list[dict[str, Any]]]] = [
     ("faster-rcnn/*-fpn", [ANCHORS]),
     ("mask-rcnn/*", [HEAD, FEW, {"model": {"mask": {"convs": [64] * 4, "deconv": 64}}, "train": {"epochs": 20.0}}]),
     ("mask-rcnn/*-fpn", [ANCHORS]),
-    ("rfcn/*", [BATCH_NORM, ONE_MAP, FEW, {"train": {"epochs": 20.0}}]),
+    ("rfcn/*", [BATCH_NORM, LARGER, ONE_MAP, FEW, {"train": {"epochs": 20.0}}]),
     ("rcnn/*", [REGIONS, BATCH_NORM, {"model": {"warp": {"size": 64}}, "train": {"epochs": 6.0, "lr": 0.02}}]),
-    ("sppnet/*", [REGIONS, BATCH_NORM, LARGE, {"model": {"warp": {"size": 96}, "hidden": [512, 512]}, **SLOW}]),
+    ("sppnet/*", [REGIONS, BATCH_NORM, LARGEST, CROPS, SLOW]),
     ("fcn-*", [BATCH_NORM, LARGER, {"train": {"epochs": 20.0, "lr": 0.02}}]),
 ]
 
