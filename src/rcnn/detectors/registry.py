@@ -44,7 +44,7 @@ class System:
 SYSTEMS: dict[str, System] = {
     "rcnn": System("R-CNN", "Girshick et al. 2014", "c4", rcnn.RCNN, {"classic": rcnn.classic, "modern": rcnn.modern}),
     "sppnet": System(
-        "SPP-net", "He et al. 2014", "c5", sppnet.SPPNet, {"classic": sppnet.classic, "modern": sppnet.modern}
+        "SPP-net", "He et al. 2014", "c4", sppnet.SPPNet, {"classic": sppnet.classic, "modern": sppnet.modern}
     ),
     "fast-rcnn": System(
         "Fast R-CNN",
