@@ -9,6 +9,7 @@ from rcnn.errors import RCNNError
 from rcnn.heads import svm, svm_newton
 from rcnn.heads.svm import HardNegativeMining, LinearSVMs
 from rcnn.heads.svm_objective import Objective
+from rcnn.kernels import dual_descent, reference
 
 C, POSITIVE_WEIGHT, BIAS_SCALE = 1e-3, 2.0, 10.0
 
@@ -91,6 +92,17 @@ def test_the_result_does_not_depend_on_threads():
     finally:
         torch.set_num_threads(before)
     assert torch.equal(found[0][0], found[1][0])
+
+
+@pytest.mark.parametrize("loss", ["hinge", "squared_hinge"])
+def test_without_numba_the_same_objective_is_reached(loss, monkeypatch):
+    features, targets = problem(samples=200)
+    fast = svm.fit(features, targets, loss=loss, tolerance=1e-4)
+    monkeypatch.setattr(dual_descent, "array_form", lambda: reference)
+    slow = svm.fit(features, targets, loss=loss, tolerance=1e-4)
+    for k, target in enumerate(targets):
+        values = [slow_objective(features, target, w[k], b[k], loss) for w, b in (fast, slow)]
+        assert values[0] == pytest.approx(values[1], rel=3e-4)
 
 
 def test_ignored_samples_do_not_matter():

@@ -35,7 +35,7 @@ def keep_originals(files: list[Path], pictures: list[Path]) -> None:
 
 def picture_names(files: list[Path]) -> list[str]:
     """A picture's name for each image: its own, numbered where two are alike; formats we do not write become PNG."""
-    from rcnn.detectors.detections import PICTURES
+    from rcnn.detectors.saving import PICTURES
 
     taken: set[str] = set()
     names = []

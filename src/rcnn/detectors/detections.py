@@ -5,7 +5,6 @@ Letters: D detections, H W the original image's height and width.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +14,8 @@ import numpy as np
 
 from rcnn import rle
 from rcnn.data import draw_boxes, read_image
+from rcnn.detectors.saving import save_found
 from rcnn.errors import UserError
-from rcnn.files import write_text, writing
-
-PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 @dataclass
@@ -121,18 +118,9 @@ class Detections:
         return draw_boxes(pixels, self.boxes, self.labels, self.scores, self.classes, segments=self.segments)
 
     def save(self, path: str | Path) -> Path:
-        """Writes a picture (.jpg, .png, .webp) or the values (.json), whole or not at all; returns the path.
+        """Writes the picture (.jpg, .png, .webp) or the values (.json), whole or not at all; returns the path.
 
         Raises:
             UserError: another suffix, or a place that cannot be written to.
         """
-        path = Path(path)
-        suffix = path.suffix.lower()
-        if suffix == ".json":
-            write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
-        elif suffix in PICTURES:
-            with writing(path) as beside:
-                self.picture().save(beside, quality=92)
-        else:
-            raise UserError(f"cannot save detections as '{path.name}': expected .json or one of {', '.join(PICTURES)}")
-        return path
+        return save_found(self, path, "detections")

@@ -5,7 +5,6 @@ Letters: K classes, H W the original image's height and width.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from PIL import Image
 
 from rcnn.data import read_image
 from rcnn.data.semantic import BACKGROUND_NAME, in_file, overlay
-from rcnn.detectors.detections import PICTURES
+from rcnn.detectors.saving import save_found
 from rcnn.errors import UserError
-from rcnn.files import write_text, writing
+from rcnn.files import writing
 
 
 @dataclass
@@ -76,15 +75,4 @@ class Segmentation:
         Raises:
             UserError: another suffix, or a place that cannot be written to.
         """
-        path = Path(path)
-        suffix = path.suffix.lower()
-        if suffix == ".json":
-            write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
-        elif suffix in PICTURES:
-            with writing(path) as beside:
-                self.picture().save(beside, quality=92)
-        else:
-            raise UserError(
-                f"cannot save a segmentation as '{path.name}': expected .json or one of {', '.join(PICTURES)}"
-            )
-        return path
+        return save_found(self, path, "a segmentation")

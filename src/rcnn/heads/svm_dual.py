@@ -9,7 +9,6 @@ features, K classes.
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,9 +16,7 @@ from torch import Tensor
 
 from rcnn.errors import RCNNError
 from rcnn.heads.svm_objective import Objective, dot
-
-if TYPE_CHECKING:
-    from rcnn.kernels.cpu.dual_descent import Descent
+from rcnn.kernels import Descent, descend
 
 PASSES = 2000
 # The gap takes a product over all samples: it is looked at when no violation is larger than this, then than a third of
@@ -37,8 +34,6 @@ def solve(objective: Objective, tolerance: float) -> Tensor:
     Raises:
         RCNNError: the features are not finite.
     """
-    from rcnn.kernels.cpu.dual_descent import descend
-
     descent = _descent(objective)
     w, live = torch.from_numpy(descent.w), np.arange(objective.y.shape[1])
     look = np.full(len(live), FIRST_LOOK[objective.loss], np.float32)
@@ -69,8 +64,6 @@ def solve(objective: Objective, tolerance: float) -> Tensor:
 
 def _descent(objective: Objective) -> Descent:
     """The dual problems at α = 0."""
-    from rcnn.kernels.cpu.dual_descent import Descent
-
     rows, costs, y = objective.rows, objective.costs, objective.y
     hinge = objective.loss == "hinge"
     softness = torch.zeros_like(costs) if hinge else 0.5 / costs

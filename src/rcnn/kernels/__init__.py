@@ -1,6 +1,7 @@
 """The operators that plain tensor code would make slow: NMS, RoI pooling of each kind, matching, warping, all batched.
 
-Selective Search's steps, from `convert` to `group`, are kernels too; they take numpy arrays of one image.
+Selective Search's steps, from `convert` to `group`, are kernels too, and so is `descend`, which fits SVMs; these take
+numpy arrays.
 
 Each operator is one file here (its meaning, its torch registration and its gradient), and the same function in up to
 three forms: `reference/` is plain torch, short and slow, and defines the answer; `cpu/` is numba; `torchvision_ops.py`
@@ -11,6 +12,7 @@ with torch, so that `torch.compile` and `torch.export` take them as they are.
 from __future__ import annotations
 
 from rcnn.kernels.colour import bin_numbers, convert, smooth
+from rcnn.kernels.dual_descent import Descent, descend
 from rcnn.kernels.forms import array_form, form
 from rcnn.kernels.grouping import Histograms, group, histograms
 from rcnn.kernels.matching import match
@@ -44,6 +46,8 @@ __all__ = [
     "histograms",
     "group",
     "paste",
+    "Descent",
+    "descend",
     "array_form",
     "form",
 ]

@@ -12,7 +12,7 @@ from typing import Any
 
 from rcnn.data import Augmentation
 from rcnn.detectors import parse
-from rcnn.training import digits
+from rcnn.training import presets_digits
 from rcnn.training.schemes import SchemeSettings
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -70,5 +70,5 @@ def presets(system: str, recipe: str, scheme: str, path: str) -> list[dict[str, 
         {"train": RECIPES[recipe]},
         {"train": SYSTEMS.get((family, recipe), {})},
         {"model": SCHEMES.get((family, scheme), {})},
-        *(digits.presets(f"{family}/{parse(system)[1]}", recipe) if path == "digits" else []),
+        *(presets_digits.presets(f"{family}/{parse(system)[1]}", recipe) if path == "digits" else []),
     ]

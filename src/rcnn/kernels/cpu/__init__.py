@@ -6,6 +6,7 @@ Importing this raises ImportError where numba is missing; `rcnn.kernels.forms` t
 from __future__ import annotations
 
 from rcnn.kernels.cpu.colour import bin_numbers, convert, smooth
+from rcnn.kernels.cpu.dual_descent import descend
 from rcnn.kernels.cpu.grouping import group, histograms
 from rcnn.kernels.cpu.matching import match
 from rcnn.kernels.cpu.nms import nms
@@ -38,5 +39,6 @@ __all__ = [
     "histograms",
     "group",
     "paste",
+    "descend",
     "run",
 ]

@@ -1,55 +1,24 @@
-"""Dual coordinate descent for linear SVMs of many classes (Hsieh et al. 2008), one pass over the samples.
+"""Dual coordinate descent on the CPU: a sample is read from memory once for all classes that still look at it.
 
-A sample is read from memory once for all classes that still look at it. Letters: N samples, D features, K classes.
+Letters: N samples, D features, K classes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from rcnn.kernels.cpu.threads import kernel, run, threads
+from rcnn.kernels.dual_descent import Descent
 
 # A sum's terms may be added in any order, so that its loop vectorises.
 REORDERED = {"reassoc", "contract", "nsz"}
 
 
-@dataclass
-class Descent:
-    """K problems and how far they are: minimise ½|w|² + Σₙ (½ softnessₙ αₙ² − αₙ) over 0 ≤ αₙ ≤ limitₙ, w = Σ αₙ yₙ xₙ.
+def descend(problem: Descent, order: np.ndarray, classes: np.ndarray, before: np.ndarray) -> None:
+    """One pass in `order` [N] over `classes`, whose worst violations were `before` [K]; see `rcnn.kernels.descend`.
 
-    Attributes:
-        rows: x without its constant feature, [N, D] float32; constant: that feature.
-        squares: |x|², the constant feature included, [N] float32.
-        y: [N, K] float32, ±1, or anything where `live` is false from the start.
-        softness: [N, K] float32; limits: [N, K] float32.
-        alpha: [N, K] float32.
-        live: [N, K] bool, which α are looked at.
-        w: [K, D+1] float32, the weight of the constant feature last.
-        worst: [K] float32, the largest violation of the optimality conditions in the last pass; infinite before.
+    Threads share out the classes.
     """
-
-    rows: np.ndarray
-    constant: np.float32
-    squares: np.ndarray
-    y: np.ndarray
-    softness: np.ndarray
-    limits: np.ndarray
-    alpha: np.ndarray
-    live: np.ndarray
-    w: np.ndarray
-    worst: np.ndarray
-
-
-def descend(problem: Descent, order: np.ndarray, classes: np.ndarray) -> None:
-    """Minimises over each live α of `classes`, sample by sample in the `order` given, one after the other.
-
-    An α that stands at an end of its range, held there by more than the last pass's worst violation, is looked at no
-    more. The result does not depend on the number of threads: they share out the classes.
-    """
-    before = np.where(problem.worst > 0, problem.worst, np.inf).astype(np.float32)
-    problem.worst[classes] = 0
     table = (problem.rows, problem.constant, problem.squares, problem.y, problem.softness, problem.limits)
     state = (problem.alpha, problem.live, problem.w, before, problem.worst)
     run([(_pass, order, part, *table, *state) for part in np.array_split(classes, min(threads(), len(classes)))])

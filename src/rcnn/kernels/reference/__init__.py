@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rcnn.kernels.reference.colour import bin_numbers, convert, smooth
+from rcnn.kernels.reference.dual_descent import descend
 from rcnn.kernels.reference.grouping import group, histograms
 from rcnn.kernels.reference.matching import match
 from rcnn.kernels.reference.nms import nms
@@ -37,6 +38,7 @@ __all__ = [
     "histograms",
     "group",
     "paste",
+    "descend",
     "run",
 ]
 
