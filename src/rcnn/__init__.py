@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rcnn.api import evaluate, predict, propose, train
     from rcnn.data import open_dataset
-    from rcnn.detectors import Detections, Segmentation, compress, create, load, save
+    from rcnn.detectors import Detections, Segmentation, compress, create, save
     from rcnn.errors import RCNNError, UserError
+    from rcnn.inference import load, quicken
     from rcnn.process import tune_process
 
     __version__: str
@@ -31,6 +32,7 @@ __all__ = [
     "open_dataset",
     "predict",
     "propose",
+    "quicken",
     "save",
     "train",
     "tune_process",
@@ -40,7 +42,8 @@ __all__ = [
 _ROOMS = {
     "compress": "rcnn.detectors",
     "create": "rcnn.detectors",
-    "load": "rcnn.detectors",
+    "load": "rcnn.inference",
+    "quicken": "rcnn.inference",
     "save": "rcnn.detectors",
     "Detections": "rcnn.detectors",
     "Segmentation": "rcnn.detectors",

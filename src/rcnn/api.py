@@ -10,11 +10,12 @@ from typing import Any
 
 from rcnn import training
 from rcnn.data import Dataset
-from rcnn.detectors import Model, load
+from rcnn.detectors import Model
 from rcnn.detectors.base import Source, pixels_of
 from rcnn.detectors.proposing import region_method
 from rcnn.errors import RCNNError
 from rcnn.evaluation import Result, SegmentationResult, evaluate_model
+from rcnn.inference import load
 from rcnn.proposals import FoundRegions
 from rcnn.report import report_run
 from rcnn.training import TrainingResult

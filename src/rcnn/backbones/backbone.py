@@ -98,6 +98,7 @@ class Backbone(nn.Module):
             head_channels: D.
         settings: all that `backbones.create` needs to build it again, before its weights are loaded.
         loaded: which file its weights came from and what in it was not used; None for a random start.
+        fused: what makes the maps of normalised pixels in the place of `layers`; None before `fuse`.
 
     State dict: `body.` and `head.` hold the classifier's layers under their published names less the prefix
     (`features.`, `classifier.`), `fpn.` the pyramid, `normalise.` the statistics of the pixels.
@@ -129,6 +130,7 @@ class Backbone(nn.Module):
         if fpn is not None:
             self.strides += tuple(self.strides[-1] * 2**i for i in range(1, fpn.extra + 1))
             self.channels = (fpn.channels,) * len(self.strides)
+        self.fused: nn.Module | None = None
         self._taps = frozenset(tap.layer for tap in taps)
         self._offered = trunk.taps
         self.stages = tuple(stage for stage in trunk.stages if stage <= len(self.body))
@@ -192,16 +194,23 @@ class Backbone(nn.Module):
         if self._region is not None:
             self._region.set(images.sizes if _padded(images) else None)
         x = self.normalise(images)
+        maps = self.layers(x) if self.fused is None else self.fused(x)
+        if self._region is not None:
+            self._region.set(None)
+        return maps
+
+    def layers(self, x: Tensor) -> list[Tensor]:
+        """Normalised pixels [B, 3, H, W] to the maps of `forward`."""
         maps = []
         for index, layer in enumerate(self.body):
             x = layer(x)
             if index in self._taps:
                 maps.append(x)
-        if self.fpn is not None:
-            maps = self.fpn(maps)
-        if self._region is not None:
-            self._region.set(None)
-        return maps
+        return maps if self.fpn is None else self.fpn(maps)
+
+    def fuse(self, maps: nn.Module) -> None:
+        """From now on `maps` does what `layers` did, and these are dropped; for a copy that only predicts."""
+        self.fused, self.body, self.fpn = maps, nn.Sequential(), None
 
     def freeze(self, stages: int) -> None:
         """Stops training of the first `stages` stages for good, 0 of none: their norms stay in eval mode."""

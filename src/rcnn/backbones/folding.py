@@ -29,12 +29,16 @@ class FoldedConv2d(nn.Conv2d):
         self._norm = (norm,)  # in a tuple, since it is the network's layer and not a part of this one
         norm.folded = True
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, C', H', W'], normalised."""
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the convolution that does both."""
         scale, shift = self._norm[0].affine()
         if self.bias is not None:
             shift = shift + self.bias * scale
-        return self._conv_forward(x, self.weight * scale[:, None, None, None], shift)
+        return self.weight * scale[:, None, None, None], shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, C', H', W'], normalised."""
+        return self._conv_forward(x, *self.folded())
 
 
 def fold_norms(module: nn.Module) -> None:

@@ -25,10 +25,10 @@ def command(
 
     An FCN is judged by pixel accuracy, mean accuracy, mean IoU and frequency-weighted IoU.
     """
-    from rcnn import detectors
+    from rcnn import inference
     from rcnn.evaluation import evaluate_model, open_for
 
-    detector = detectors.load(model, device=device, precision=precision)
+    detector = inference.load(model, device=device, precision=precision)
     wanted = [name.strip() for name in classes.split(",") if name.strip()] or None
     dataset = open_for(detector, data, split, wanted)
     if dataset.note:

@@ -30,10 +30,10 @@ def command(
 
     An FCN's pictures have its classes laid over them, and the folder `labels` beside them its label maps.
     """
-    from rcnn import detectors
+    from rcnn import detectors, inference
 
     files = image_files(images)
-    detector = detectors.load(model, device=device, precision=precision)
+    detector = inference.load(model, device=device, precision=precision)
     if score is not None and isinstance(detector, detectors.Segmenter):
         raise UserError(f"{detector.system} says one class of each pixel and gives no scores; leave --score out")
     drawn = DRAWN if score is None else score

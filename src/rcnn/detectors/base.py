@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar
 
 import numpy as np
 import torch
@@ -50,6 +50,7 @@ class Model(nn.Module, Generic[Found]):
         figures: names of its figures on validation images; the best model is that with the highest first one.
         learns_masks: whether its batches have to come with the masks of objects.
         precision: "fp32", "bf16", or "auto": bf16 on GPUs that have it, else fp32.
+        quickened: gives the form of the model that predicts in its place (`rcnn.inference`); None for the model itself.
     """
 
     parts: tuple[str, ...] = ()
@@ -62,6 +63,7 @@ class Model(nn.Module, Generic[Found]):
         self.classes = tuple(classes)
         self.options = options
         self.precision: Precision = "auto"
+        self.quickened: Callable[[Self], Self] | None = None
 
     def losses(self, batch: Batch, generator: torch.Generator | None = None, part: str = "") -> dict[str, Tensor]:
         """Scalars of a batch; those named `loss…` are to be summed, the others only to be looked at.
@@ -98,9 +100,14 @@ class Model(nn.Module, Generic[Found]):
         return []
 
     @property
+    def form(self) -> Self:
+        """What predicts: the model itself, or its fast form."""
+        return self if self.quickened is None else self.quickened(self)
+
+    @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
-        return next(self.parameters()).device
+        """Where the model is."""
+        return next(itertools.chain(self.parameters(), self.buffers())).device  # a fast form has no parameters
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context that runs the networks in the model's `precision`."""
@@ -265,8 +272,9 @@ class Detector(Model[Detections]):
     ) -> DetectionBatch:
         """`detect` in evaluation mode and the model's precision, done again with more room where it overflowed."""
         capacity = CAPACITY
-        with evaluating(self), torch.inference_mode(), self.autocast():
-            pick = self.examine(images, proposals)
+        form = self.form
+        with evaluating(form), torch.inference_mode(), form.autocast():
+            pick = form.examine(images, proposals)
             result = pick(score=score, capacity=capacity)
             while bool(result.overflow.any()):
                 capacity *= 4

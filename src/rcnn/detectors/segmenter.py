@@ -31,8 +31,9 @@ class Segmenter(Model[Segmentation]):
 
     def segment(self, images: ImageBatch) -> Tensor:
         """`scores` in evaluation mode and the model's precision, without gradient."""
-        with self.predicting():
-            return self.scores(images)
+        form = self.form
+        with form.predicting():
+            return form.scores(images)
 
     def judge(
         self, batch: Batch, generator: torch.Generator | None = None, *, score: float | None = None

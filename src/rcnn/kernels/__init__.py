@@ -24,6 +24,7 @@ from rcnn.kernels.roi_pool import roi_pool
 from rcnn.kernels.roi_warp import roi_warp
 from rcnn.kernels.segmentation import Edges, Segmentation, segment, sorted_edges
 from rcnn.kernels.warp import warp
+from rcnn.kernels.winograd import TILE, winograd_patches, winograd_tiles, winograd_weights
 
 __all__ = [
     "nms",
@@ -46,6 +47,10 @@ __all__ = [
     "histograms",
     "group",
     "paste",
+    "TILE",
+    "winograd_weights",
+    "winograd_patches",
+    "winograd_tiles",
     "Descent",
     "descend",
     "array_form",

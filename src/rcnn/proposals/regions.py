@@ -54,7 +54,7 @@ class RegionOptions:
     count: int = 2000
     sigma: float = 0.8
     min_side: float = 20.0
-    overlap: float = 0.85
+    overlap: float = 0.875
     width: int | None = None
     seed: int = 0
 

@@ -74,7 +74,7 @@ class SelectiveSearchOptions:
     mode: Literal["single", "fast", "quality"] = "fast"
     sigma: float = 0.8
     min_side: float = 20.0
-    overlap: float = 0.85
+    overlap: float = 0.875
     width: int | None = None
     seed: int = 0
 

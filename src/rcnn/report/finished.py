@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rcnn import detectors, evaluation
+from rcnn import detectors, evaluation, inference
 from rcnn.data import open_dataset
 from rcnn.report.run_report import PICTURES, Sample, write_run_report
 from rcnn.report.segmentation_report import MapSample, write_segmentation_report
@@ -36,7 +36,7 @@ def report_run(
     """
     run = Path(run)
     recipe = read_recipe(run / FILE)
-    model = detectors.load(run, device=device, precision=recipe.train.precision)
+    model = inference.load(run, device=device, precision=recipe.train.precision)
     if isinstance(model, detectors.Segmenter):
         return _report_segmenter(run, recipe, model, batch_size, done)
     assert isinstance(model, detectors.Detector)

@@ -18,6 +18,7 @@ from rcnn.kernels.cpu.roi_warp import roi_warp, roi_warp_backward
 from rcnn.kernels.cpu.segmentation import segment, sorted_edges
 from rcnn.kernels.cpu.threads import run
 from rcnn.kernels.cpu.warp import warp
+from rcnn.kernels.cpu.winograd import winograd_patches, winograd_tiles
 
 __all__ = [
     "nms",
@@ -40,5 +41,7 @@ __all__ = [
     "group",
     "paste",
     "descend",
+    "winograd_patches",
+    "winograd_tiles",
     "run",
 ]

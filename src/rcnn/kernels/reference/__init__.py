@@ -17,6 +17,7 @@ from rcnn.kernels.reference.roi_pool import roi_pool, roi_pool_backward
 from rcnn.kernels.reference.roi_warp import roi_warp, roi_warp_backward
 from rcnn.kernels.reference.segmentation import segment, sorted_edges
 from rcnn.kernels.reference.warp import warp
+from rcnn.kernels.reference.winograd import winograd_patches, winograd_tiles
 
 __all__ = [
     "nms",
@@ -39,6 +40,8 @@ __all__ = [
     "group",
     "paste",
     "descend",
+    "winograd_patches",
+    "winograd_tiles",
     "run",
 ]
 

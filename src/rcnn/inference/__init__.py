@@ -1,0 +1,7 @@
+"""The fast form of a finished model on a CPU: folded, fused, with packed weights; the plain model where that fails."""
+
+from __future__ import annotations
+
+from rcnn.inference.quickened import Quickened, load, quicken
+
+__all__ = ["Quickened", "load", "quicken"]

@@ -1,0 +1,106 @@
+"""A model's fast form: a copy for predictions in which layers are fused, made anew when the model has changed."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from rcnn import detectors
+from rcnn.backbones import Backbone
+from rcnn.detectors import Model
+from rcnn.heads import BoxHead
+from rcnn.heads.mask import MaskHead
+from rcnn.inference.fusing import Maps, fused
+from rcnn.inference.heads import FusedRPNHead
+from rcnn.inference.layers import FusedLinear, works
+from rcnn.proposals import RPN
+
+AnyModel = TypeVar("AnyModel", bound=Model[Any])
+
+log = logging.getLogger(__name__)
+
+
+class Quickened:
+    """Gives a model's fast form for predictions on a CPU, and the model itself where there is none."""
+
+    def __init__(self) -> None:
+        self._state: tuple[Any, ...] = ()
+        self._form: Model[Any] | None = None
+
+    def __call__(self, model: AnyModel) -> AnyModel:
+        """The form that predicts as `model` does, by its weights of this moment."""
+        dtype = torch.bfloat16 if model.precision == "bf16" else torch.float32
+        if model.device.type != "cpu" or torch.compiler.is_compiling() or not works(dtype):
+            return model
+        state = (dtype, *((id(t), t._version) for t in (*model.parameters(), *model.buffers())))
+        if self._form is None or state != self._state:
+            self._state, self._form = state, fast_form(model, dtype)
+        return self._form  # type: ignore[return-value]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Quickened:
+        return Quickened()  # the copy makes a form of its own
+
+
+def quicken(model: AnyModel) -> AnyModel:
+    """Lets a model predict by its fast form from now on; returns the model, which may still be trained and saved.
+
+    In float32 the detections stay the same but for rounding. The form takes about as much memory again as the weights,
+    and is made at the first prediction after they have changed.
+    """
+    model.quickened = Quickened()
+    return model
+
+
+def load(path: str | Path, device: str = "auto", precision: str = "auto") -> Model[Any]:
+    """The model of a run folder (its best) or a model folder, ready to predict by its fast form.
+
+    Args:
+        path: the folder.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        precision: "auto" (bf16 on GPUs that have it, else fp32), "fp32" or "bf16".
+
+    Raises:
+        UserError: no model there, or one that is damaged or does not fit its description.
+    """
+    return quicken(detectors.load(path, device, precision))
+
+
+@torch.no_grad()
+def fast_form(model: AnyModel, dtype: torch.dtype) -> AnyModel:
+    """A copy of a model on the CPU, only for predictions, with fused layers of type `dtype`.
+
+    What is not known here stays as it is and shares its weights with the model. A head's last layers compute in
+    float32 whatever the type.
+    """
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    form = copy.deepcopy(model, shared).eval()
+    form.quickened = None
+    for module in list(form.modules()):
+        if isinstance(module, Backbone):
+            module.fuse(_fused(Maps(module), dtype))
+            if module.head is not None:
+                module.head = _fused(module.head, dtype)
+        elif isinstance(module, RPN):
+            module.head = FusedRPNHead(module.head, dtype)  # type: ignore[assignment]
+        elif isinstance(module, BoxHead):
+            module.trunk = _fused(module.trunk, dtype)
+            module.cls_score = FusedLinear(module.cls_score)  # type: ignore[assignment]
+            if module.bbox_pred is not None:
+                module.bbox_pred = FusedLinear(module.bbox_pred)  # type: ignore[assignment]
+        elif isinstance(module, MaskHead):
+            module.layers = _fused(module.layers, dtype)  # type: ignore[assignment]
+    return form
+
+
+def _fused(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The module fused, or as it is where it cannot be traced."""
+    try:
+        return fused(module, dtype)
+    except Exception as error:  # a tracer fails in as many ways as there are modules
+        log.debug("%s is not fused: %s", type(module).__name__, error)
+        return module.eval()

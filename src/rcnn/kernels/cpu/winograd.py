@@ -1,0 +1,124 @@
+"""Winograd's transforms on the CPU: the inner loops run over channels, which lie side by side, and vectorise.
+
+A transform is two passes, down the columns and along the rows of a patch; what is between them stays in the first
+cache, for it is done for few channels at a time. Letters: C channels in, K out, T tiles.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rcnn.kernels.cpu.threads import kernel, run, spans
+from rcnn.kernels.winograd import PATCH, TILE
+
+# Channels that are transformed at once: 36 × 128 floats between the passes are 18 KiB.
+WIDTH = 128
+
+
+def winograd_patches(x: np.ndarray, first: int, patches: np.ndarray) -> None:
+    """See `rcnn.kernels.winograd_patches`; threads share out the tiles."""
+    run([(_patches, x, first, patches, start, end) for start, end in spans(patches.shape[1], least=8)])
+
+
+def winograd_tiles(products: np.ndarray, bias: np.ndarray, first: int, y: np.ndarray, rectified: bool) -> None:
+    """See `rcnn.kernels.winograd_tiles`; threads share out the tiles."""
+    floor = np.float32(0 if rectified else -np.inf)
+    run([(_tiles, products, bias, first, y, floor, start, end) for start, end in spans(products.shape[1], least=8)])
+
+
+@kernel(fastmath={"contract"})
+def _patches(x: np.ndarray, first: int, patches: np.ndarray, start: int, end: int) -> None:
+    height, width, channels = x.shape[1:]
+    rows, columns = (height + TILE - 1) // TILE, (width + TILE - 1) // TILE
+    between = np.empty((PATCH, PATCH, WIDTH), np.float32)
+    nothing = np.zeros(WIDTH, np.float32)
+    for slot in range(start, end):
+        tile = first + slot
+        image, top, left = tile // (rows * columns), tile // columns % rows * TILE - 1, tile % columns * TILE - 1
+        for low in range(0, channels, WIDTH):
+            some = min(WIDTH, channels - low)
+            for j in range(PATCH):
+                column = left + j
+                beside = column < 0 or column >= width
+                d0 = nothing if beside or top < 0 else x[image, top, column, low:]
+                d1 = nothing if beside or top + 1 >= height else x[image, top + 1, column, low:]
+                d2 = nothing if beside or top + 2 >= height else x[image, top + 2, column, low:]
+                d3 = nothing if beside or top + 3 >= height else x[image, top + 3, column, low:]
+                d4 = nothing if beside or top + 4 >= height else x[image, top + 4, column, low:]
+                d5 = nothing if beside or top + 5 >= height else x[image, top + 5, column, low:]
+                _patch_line(d0, d1, d2, d3, d4, d5, between[:, j], some)
+            for i in range(PATCH):
+                b = between[i]
+                out = patches[i * PATCH : (i + 1) * PATCH, slot, low:]
+                _patch_line(b[0], b[1], b[2], b[3], b[4], b[5], out, some)
+
+
+@kernel(fastmath={"contract"})
+def _patch_line(
+    d0: np.ndarray,
+    d1: np.ndarray,
+    d2: np.ndarray,
+    d3: np.ndarray,
+    d4: np.ndarray,
+    d5: np.ndarray,
+    out: np.ndarray,
+    some: int,
+) -> None:
+    """out [6, …] = PATCHES · d, for the first channels."""
+    four, five, two = np.float32(4), np.float32(5), np.float32(2)
+    for c in range(some):
+        even, odd = d4[c] - four * d2[c], d3[c] - four * d1[c]
+        more_even, more_odd = d4[c] - d2[c], two * (d3[c] - d1[c])
+        out[0, c] = four * d0[c] - five * d2[c] + d4[c]
+        out[1, c] = even + odd
+        out[2, c] = even - odd
+        out[3, c] = more_even + more_odd
+        out[4, c] = more_even - more_odd
+        out[5, c] = four * d1[c] - five * d3[c] + d5[c]
+
+
+@kernel(fastmath={"contract"})
+def _tiles(
+    products: np.ndarray, bias: np.ndarray, first: int, y: np.ndarray, floor: float, start: int, end: int
+) -> None:
+    height, width, channels = y.shape[1:]
+    rows, columns = (height + TILE - 1) // TILE, (width + TILE - 1) // TILE
+    between = np.empty((TILE, PATCH, WIDTH), np.float32)
+    line = np.empty((TILE, WIDTH), np.float32)
+    for slot in range(start, end):
+        tile = first + slot
+        image, top, left = tile // (rows * columns), tile // columns % rows * TILE, tile % columns * TILE
+        for low in range(0, channels, WIDTH):
+            some = min(WIDTH, channels - low)
+            for j in range(PATCH):
+                p = products[j::PATCH, slot, low:]
+                _tile_line(p[0], p[1], p[2], p[3], p[4], p[5], between[:, j], some)
+            for i in range(min(TILE, height - top)):
+                b = between[i]
+                _tile_line(b[0], b[1], b[2], b[3], b[4], b[5], line, some)
+                for j in range(min(TILE, width - left)):
+                    out = y[image, top + i, left + j, low:]
+                    for c in range(some):
+                        out[c] = max(line[j, c] + bias[low + c], floor)
+
+
+@kernel(fastmath={"contract"})
+def _tile_line(
+    p0: np.ndarray,
+    p1: np.ndarray,
+    p2: np.ndarray,
+    p3: np.ndarray,
+    p4: np.ndarray,
+    p5: np.ndarray,
+    out: np.ndarray,
+    some: int,
+) -> None:
+    """out [4, …] = PRODUCTS · p, for the first channels."""
+    two, four, eight = np.float32(2), np.float32(4), np.float32(8)
+    for c in range(some):
+        ones, twos = p1[c] + p2[c], p3[c] + p4[c]
+        ones_less, twos_less = p1[c] - p2[c], p3[c] - p4[c]
+        out[0, c] = p0[c] + ones + twos
+        out[1, c] = ones_less + two * twos_less
+        out[2, c] = ones + four * twos
+        out[3, c] = ones_less + eight * twos_less + p5[c]

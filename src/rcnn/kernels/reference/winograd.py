@@ -1,0 +1,35 @@
+"""Winograd's transforms in numpy, tile after tile."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rcnn.kernels.winograd import PATCH, PATCHES, PRODUCTS, TILE
+
+
+def places(first: int, count: int, shape: tuple[int, ...]) -> list[tuple[int, int, int]]:
+    """Image, row and column of the first output of `count` tiles of a map [B, H, W, ·]."""
+    rows, columns = -(-shape[1] // TILE), -(-shape[2] // TILE)
+    numbers = range(first, first + count)
+    return [(n // (rows * columns), n // columns % rows * TILE, n % columns * TILE) for n in numbers]
+
+
+def winograd_patches(x: np.ndarray, first: int, patches: np.ndarray) -> None:
+    """See `rcnn.kernels.winograd_patches`."""
+    matrix = np.array(PATCHES, np.float32)
+    for slot, (image, top, left) in enumerate(places(first, patches.shape[1], x.shape)):
+        patch = np.zeros((PATCH, PATCH, x.shape[3]), np.float32)
+        rows, columns = slice(max(top - 1, 0), top + TILE + 1), slice(max(left - 1, 0), left + TILE + 1)
+        inside = x[image, rows, columns]
+        patch[rows.start - top + 1 :, columns.start - left + 1 :][: inside.shape[0], : inside.shape[1]] = inside
+        patches[:, slot] = np.einsum("ai,ijc,bj->abc", matrix, patch, matrix).reshape(PATCH * PATCH, -1)
+
+
+def winograd_tiles(products: np.ndarray, bias: np.ndarray, first: int, y: np.ndarray, rectified: bool) -> None:
+    """See `rcnn.kernels.winograd_tiles`."""
+    matrix = np.array(PRODUCTS, np.float32)
+    for slot, (image, top, left) in enumerate(places(first, products.shape[1], y.shape)):
+        placed = products[:, slot].reshape(PATCH, PATCH, -1)
+        tile = np.einsum("ai,ijk,bj->abk", matrix, placed, matrix) + bias
+        inside = y[image, top : top + TILE, left : left + TILE]
+        inside[:] = (np.maximum(tile, 0) if rectified else tile)[: inside.shape[0], : inside.shape[1]]
