@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from rcnn import kernels
-from rcnn.kernels import reference
+from rcnn.kernels import reference, winograd
 
 FORMS = [kernels.form("cpu"), reference]
 
 
 def convolved(form, x, weight, bias, *, rectified, at_once):
     """The convolution [B, H, W, K] of x [B, H, W, C], some tiles at a time, by the transforms of a form."""
-    tiles = len(x) * -(-x.shape[1] // kernels.TILE) * -(-x.shape[2] // kernels.TILE)
+    tiles = len(x) * -(-x.shape[1] // winograd.TILE) * -(-x.shape[2] // winograd.TILE)
     placed = kernels.winograd_weights(torch.from_numpy(weight)).numpy()
     y = np.full((*x.shape[:3], len(weight)), np.nan, np.float32)
     for first in range(0, tiles, at_once):

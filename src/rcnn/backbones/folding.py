@@ -11,10 +11,11 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from rcnn.backbones.conv import Conv2d
 from rcnn.backbones.norm import FrozenBatchNorm
 
 
-class FoldedConv2d(nn.Conv2d):
+class FoldedConv2d(Conv2d):
     """A convolution that applies the scale and shift of the frozen batch norm behind it, which then does nothing.
 
     Args:

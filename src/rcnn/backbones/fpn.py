@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rcnn.backbones.conv import Conv2d
 from rcnn.backbones.norm import NormLayer, ValidRegion
 
 
@@ -67,7 +68,7 @@ class FPN(nn.Module):
 
 
 def _block(in_channels: int, channels: int, kernel: int, norm: NormLayer | None) -> nn.Sequential:
-    conv = nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2, bias=norm is None)
+    conv = Conv2d(in_channels, channels, kernel, padding=kernel // 2, bias=norm is None)
     # Uniform with gain 1: no ReLU follows (the initialisation of Detectron's and torchvision's pyramids).
     nn.init.kaiming_uniform_(conv.weight, a=1)
     if conv.bias is not None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rcnn import targets
+from rcnn.backbones.conv import Conv2d
 from rcnn.data.collate import capacity
 from rcnn.errors import UserError
 from rcnn.heads.roi_head import RoISamples
@@ -73,7 +74,7 @@ class MaskHead(nn.Module):
         self.options, self.most = options, most
         layers: list[nn.Module] = []
         for width in options.convs if own_layers else ():
-            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
+            layers += [Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
             channels = width
         layers += [nn.ConvTranspose2d(channels, options.deconv, 2, stride=2), nn.ReLU(inplace=True)]
         for layer in layers[::2]:

@@ -12,6 +12,7 @@ with torch, so that `torch.compile` and `torch.export` take them as they are.
 from __future__ import annotations
 
 from rcnn.kernels.colour import bin_numbers, convert, smooth
+from rcnn.kernels.conv3x3 import CHANNELS, conv3x3
 from rcnn.kernels.dual_descent import Descent, descend
 from rcnn.kernels.forms import array_form, form
 from rcnn.kernels.grouping import Histograms, group, histograms
@@ -24,7 +25,7 @@ from rcnn.kernels.roi_pool import roi_pool
 from rcnn.kernels.roi_warp import roi_warp
 from rcnn.kernels.segmentation import Edges, Segmentation, segment, sorted_edges
 from rcnn.kernels.warp import warp
-from rcnn.kernels.winograd import TILE, winograd_patches, winograd_tiles, winograd_weights
+from rcnn.kernels.winograd import winograd_convolve, winograd_weights
 
 __all__ = [
     "nms",
@@ -47,10 +48,10 @@ __all__ = [
     "histograms",
     "group",
     "paste",
-    "TILE",
+    "CHANNELS",
+    "conv3x3",
+    "winograd_convolve",
     "winograd_weights",
-    "winograd_patches",
-    "winograd_tiles",
     "Descent",
     "descend",
     "array_form",

@@ -2,13 +2,14 @@
 
 A 3×3 convolution of stride 1 cuts its output into tiles of 4×4; each reads a patch of 6×6, which is transformed,
 multiplied with the transformed weights by one matrix product for each of the 36 places, and transformed back: 2.25
-products an output where the plain sum has 9. The matrix products are the caller's.
+products an output where the plain sum has 9. The gradient by the weights is the same in reverse.
 Letters: B images, C channels in, K out, H W height and width, T = B · ⌈H/4⌉ · ⌈W/4⌉ tiles, images outermost.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable, Iterator
+
 import torch
 from torch import Tensor
 
@@ -41,34 +42,61 @@ PRODUCTS = (
 )
 
 
+# So many tiles at once: their patches and products stay in the last cache.
+TILES = 256
+
+
 def winograd_weights(weight: Tensor) -> Tensor:
     """The weights [K, C, 3, 3] for each of the 36 places of a patch: [36, K, C], rounded once, from float64."""
-    g = torch.tensor(WEIGHTS, dtype=torch.float64)
-    placed = torch.einsum("ai,kcij,bj->abkc", g, weight.double(), g)
-    return placed.reshape(PATCH * PATCH, *weight.shape[:2]).to(weight.dtype)
+    placed = _weights_matrix() @ weight.detach().double().flatten(2).flatten(0, 1).T  # [36, K·C]
+    return placed.to(weight.dtype).unflatten(1, weight.shape[:2])
 
 
-def winograd_patches(x: np.ndarray, first: int, patches: np.ndarray) -> None:
-    """Transforms the patches of so many tiles from `first` on as `patches` has room for.
-
-    Args:
-        x: the map, float32 [B, H, W, C], zero beyond its edge.
-        first: number of the first tile.
-        patches: float32 [36, t, C], is written.
-    """
-    array_form().winograd_patches(x, first, patches)
-
-
-def winograd_tiles(
-    products: np.ndarray, bias: np.ndarray, first: int, y: np.ndarray, *, rectified: bool = False
-) -> None:
-    """Transforms products back to the outputs of t tiles from `first` on.
+def winograd_convolve(
+    x: Tensor, multiply: Callable[[Tensor], Tensor], bias: Tensor, *, rectified: bool = False
+) -> Tensor:
+    """The convolution of a map with padding 1.
 
     Args:
-        products: float32 [36, t, K].
-        bias: float32 [K], is added.
-        first: number of the first tile.
-        y: the map, float32 [B, H, W, K], is written where the tiles are.
+        x: [B, C, H, W] float32 on the CPU, read fastest where channels-last.
+        multiply: patches [36, t, C] of some tiles to products [36, t, K] with `winograd_weights`.
+        bias: [K], is added.
         rectified: whether negative outputs become zero.
+
+    Returns:
+        [B, K, H, W], channels-last.
     """
-    array_form().winograd_tiles(products, bias, first, y, rectified)
+    pixels = x.permute(0, 2, 3, 1).contiguous()  # [B, H, W, C]
+    y = torch.empty(*pixels.shape[:3], len(bias))
+    for first, count in _groups(pixels):
+        patches = torch.empty(PATCH * PATCH, count, pixels.shape[3])
+        array_form().winograd_patches(pixels.numpy(), first, patches.numpy())
+        products = multiply(patches).numpy()
+        array_form().winograd_tiles(products, bias.numpy(), first, y.numpy(), rectified)
+    return y.permute(0, 3, 1, 2)
+
+
+def winograd_weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient [K, C, 3, 3] by the weights, for a map [B, C, H, W] and the gradient [B, K, H, W] of its output."""
+    pixels, outputs = (map_.permute(0, 2, 3, 1).contiguous() for map_ in (x, gradient))
+    placed = torch.zeros(PATCH * PATCH, outputs.shape[3], pixels.shape[3])
+    for first, count in _groups(pixels):
+        patches, spread = (torch.empty(PATCH * PATCH, count, map_.shape[3]) for map_ in (pixels, outputs))
+        array_form().winograd_patches(pixels.numpy(), first, patches.numpy())
+        array_form().winograd_spread(outputs.numpy(), first, spread.numpy())
+        torch.baddbmm(placed, spread.transpose(1, 2), patches, out=placed)
+    taken = placed.flatten(1).T @ _weights_matrix().float()  # [K·C, 9]
+    return taken.view(*placed.shape[1:], 3, 3)
+
+
+def _weights_matrix() -> Tensor:
+    """The transform of a weight's nine numbers as one matrix [36, 9] float64."""
+    g = torch.tensor(WEIGHTS, dtype=torch.float64)
+    return torch.kron(g, g)
+
+
+def _groups(pixels: Tensor) -> Iterator[tuple[int, int]]:
+    """The first tile and the number of tiles of each group of a map [B, H, W, ·]."""
+    tiles = pixels.shape[0] * -(-pixels.shape[1] // TILE) * -(-pixels.shape[2] // TILE)
+    for first in range(0, tiles, TILES):
+        yield first, min(TILES, tiles - first)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from rcnn import boxes as box_ops
 from rcnn import kernels, targets
+from rcnn.backbones.conv import Conv2d
 from rcnn.boxes import BoxCoder
 from rcnn.errors import UserError
 from rcnn.proposals.anchors import Anchors, inside
@@ -83,7 +84,7 @@ class RPNHead(nn.Module):
         super().__init__()
         self.softmax = options.objectness == "softmax"
         width = options.channels or min(channels, 512)
-        self.conv = nn.Conv2d(channels, width, 3, padding=1)
+        self.conv = Conv2d(channels, width, 3, padding=1)
         self.cls_logits = nn.Conv2d(width, per_place * (2 if self.softmax else 1), 1)
         self.bbox_pred = nn.Conv2d(width, per_place * 4, 1)
         for layer in (self.conv, self.cls_logits, self.bbox_pred):
@@ -94,17 +95,19 @@ class RPNHead(nn.Module):
         """Maps [B, C, H, W] → for each, objectness logits [B, H·W·k] and deltas [B, H·W·k, 4] in float32."""
         logits, deltas = [], []
         for feature in features:
-            hidden = box_ops.precise(F.relu(self.conv(feature)))
+            hidden = box_ops.precise(F.relu(self.conv(feature), inplace=True)).permute(0, 2, 3, 1)  # [B, H, W, C]
             with torch.autocast(hidden.device.type, enabled=False):  # bf16 logits of 8 bits would tie, and boxes jump
-                score = self.cls_logits(hidden)  # [B, k or 2k, H, W]
-                delta = self.bbox_pred(hidden).permute(0, 2, 3, 1)  # [B, H, W, 4k]
+                # As linear layers: a CPU's convolutions are slow where there are so few outputs.
+                score, delta = (
+                    F.linear(hidden, layer.weight.flatten(1), layer.bias) for layer in (self.cls_logits, self.bbox_pred)
+                )
             if self.softmax:
                 # The softmax of two logits is the sigmoid of their difference; all "not object" channels come first,
                 # as in the authors' code.
-                background, foreground = score.chunk(2, dim=1)
+                background, foreground = score.chunk(2, dim=-1)
                 score = foreground - background
-            logits.append(score.permute(0, 2, 3, 1).flatten(1))  # [B, H·W·k]
-            deltas.append(delta.reshape(delta.shape[0], -1, 4))  # [B, H·W·k, 4]
+            logits.append(score.flatten(1))  # [B, H·W·k]
+            deltas.append(delta.reshape(len(delta), -1, 4))  # [B, H·W·k, 4]
         return logits, deltas
 
 

@@ -18,7 +18,7 @@ from rcnn.kernels.cpu.roi_warp import roi_warp, roi_warp_backward
 from rcnn.kernels.cpu.segmentation import segment, sorted_edges
 from rcnn.kernels.cpu.threads import run
 from rcnn.kernels.cpu.warp import warp
-from rcnn.kernels.cpu.winograd import winograd_patches, winograd_tiles
+from rcnn.kernels.cpu.winograd import winograd_patches, winograd_spread, winograd_tiles
 
 __all__ = [
     "nms",
@@ -42,6 +42,7 @@ __all__ = [
     "paste",
     "descend",
     "winograd_patches",
+    "winograd_spread",
     "winograd_tiles",
     "run",
 ]

@@ -16,14 +16,19 @@ WIDTH = 128
 
 
 def winograd_patches(x: np.ndarray, first: int, patches: np.ndarray) -> None:
-    """See `rcnn.kernels.winograd_patches`; threads share out the tiles."""
+    """See `rcnn.kernels.reference`; threads share out the tiles."""
     run([(_patches, x, first, patches, start, end) for start, end in spans(patches.shape[1], least=8)])
 
 
 def winograd_tiles(products: np.ndarray, bias: np.ndarray, first: int, y: np.ndarray, rectified: bool) -> None:
-    """See `rcnn.kernels.winograd_tiles`; threads share out the tiles."""
+    """See `rcnn.kernels.reference`; threads share out the tiles."""
     floor = np.float32(0 if rectified else -np.inf)
     run([(_tiles, products, bias, first, y, floor, start, end) for start, end in spans(products.shape[1], least=8)])
+
+
+def winograd_spread(gradient: np.ndarray, first: int, spread: np.ndarray) -> None:
+    """See `rcnn.kernels.reference`; threads share out the tiles."""
+    run([(_spread, gradient, first, spread, start, end) for start, end in spans(spread.shape[1], least=8)])
 
 
 @kernel(fastmath={"contract"})
@@ -122,3 +127,42 @@ def _tile_line(
         out[1, c] = ones_less + two * twos_less
         out[2, c] = ones + four * twos
         out[3, c] = ones_less + eight * twos_less + p5[c]
+
+
+@kernel(fastmath={"contract"})
+def _spread(gradient: np.ndarray, first: int, spread: np.ndarray, start: int, end: int) -> None:
+    height, width, channels = gradient.shape[1:]
+    rows, columns = (height + TILE - 1) // TILE, (width + TILE - 1) // TILE
+    between = np.empty((PATCH, TILE, WIDTH), np.float32)
+    nothing = np.zeros(WIDTH, np.float32)
+    for slot in range(start, end):
+        tile = first + slot
+        image, top, left = tile // (rows * columns), tile // columns % rows * TILE, tile % columns * TILE
+        for low in range(0, channels, WIDTH):
+            some = min(WIDTH, channels - low)
+            for j in range(TILE):
+                column = left + j
+                beside = column >= width
+                d0 = nothing if beside else gradient[image, top, column, low:]
+                d1 = nothing if beside or top + 1 >= height else gradient[image, top + 1, column, low:]
+                d2 = nothing if beside or top + 2 >= height else gradient[image, top + 2, column, low:]
+                d3 = nothing if beside or top + 3 >= height else gradient[image, top + 3, column, low:]
+                _spread_line(d0, d1, d2, d3, between[:, j], some)
+            for i in range(PATCH):
+                b = between[i]
+                _spread_line(b[0], b[1], b[2], b[3], spread[i * PATCH : (i + 1) * PATCH, slot, low:], some)
+
+
+@kernel(fastmath={"contract"})
+def _spread_line(d0: np.ndarray, d1: np.ndarray, d2: np.ndarray, d3: np.ndarray, out: np.ndarray, some: int) -> None:
+    """out [6, …] = PRODUCTSᵀ · d, for the first channels."""
+    two, four, eight = np.float32(2), np.float32(4), np.float32(8)
+    for c in range(some):
+        even, odd = d0[c] + d2[c], d1[c] + d3[c]
+        far_even, far_odd = d0[c] + four * d2[c], two * d1[c] + eight * d3[c]
+        out[0, c] = d0[c]
+        out[1, c] = even + odd
+        out[2, c] = even - odd
+        out[3, c] = far_even + far_odd
+        out[4, c] = far_even - far_odd
+        out[5, c] = d3[c]

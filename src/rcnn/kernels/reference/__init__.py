@@ -17,7 +17,7 @@ from rcnn.kernels.reference.roi_pool import roi_pool, roi_pool_backward
 from rcnn.kernels.reference.roi_warp import roi_warp, roi_warp_backward
 from rcnn.kernels.reference.segmentation import segment, sorted_edges
 from rcnn.kernels.reference.warp import warp
-from rcnn.kernels.reference.winograd import winograd_patches, winograd_tiles
+from rcnn.kernels.reference.winograd import winograd_patches, winograd_spread, winograd_tiles
 
 __all__ = [
     "nms",
@@ -41,6 +41,7 @@ __all__ = [
     "paste",
     "descend",
     "winograd_patches",
+    "winograd_spread",
     "winograd_tiles",
     "run",
 ]

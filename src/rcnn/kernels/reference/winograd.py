@@ -15,7 +15,10 @@ def places(first: int, count: int, shape: tuple[int, ...]) -> list[tuple[int, in
 
 
 def winograd_patches(x: np.ndarray, first: int, patches: np.ndarray) -> None:
-    """See `rcnn.kernels.winograd_patches`."""
+    """Transforms the patches of so many tiles from `first` on as `patches` float32 [36, t, C] has room for.
+
+    `x` is the map, float32 [B, H, W, C], zero beyond its edge.
+    """
     matrix = np.array(PATCHES, np.float32)
     for slot, (image, top, left) in enumerate(places(first, patches.shape[1], x.shape)):
         patch = np.zeros((PATCH, PATCH, x.shape[3]), np.float32)
@@ -26,10 +29,23 @@ def winograd_patches(x: np.ndarray, first: int, patches: np.ndarray) -> None:
 
 
 def winograd_tiles(products: np.ndarray, bias: np.ndarray, first: int, y: np.ndarray, rectified: bool) -> None:
-    """See `rcnn.kernels.winograd_tiles`."""
+    """Transforms products float32 [36, t, K] back to the outputs of t tiles from `first` on, and adds the bias [K].
+
+    They are written into the map `y`, float32 [B, H, W, K]; where `rectified`, negative ones become zero.
+    """
     matrix = np.array(PRODUCTS, np.float32)
     for slot, (image, top, left) in enumerate(places(first, products.shape[1], y.shape)):
         placed = products[:, slot].reshape(PATCH, PATCH, -1)
         tile = np.einsum("ai,ijk,bj->abk", matrix, placed, matrix) + bias
         inside = y[image, top : top + TILE, left : left + TILE]
         inside[:] = (np.maximum(tile, 0) if rectified else tile)[: inside.shape[0], : inside.shape[1]]
+
+
+def winograd_spread(gradient: np.ndarray, first: int, spread: np.ndarray) -> None:
+    """The gradients float32 [36, t, K] by the products of t tiles from `first` on, by those of the map [B, H, W, K]."""
+    matrix = np.array(PRODUCTS, np.float32)
+    for slot, (image, top, left) in enumerate(places(first, spread.shape[1], gradient.shape)):
+        tile = np.zeros((TILE, TILE, gradient.shape[3]), np.float32)
+        inside = gradient[image, top : top + TILE, left : left + TILE]
+        tile[: inside.shape[0], : inside.shape[1]] = inside
+        spread[:, slot] = np.einsum("ia,ijk,jb->abk", matrix, tile, matrix).reshape(PATCH * PATCH, -1)
