@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,9 @@ def calibrated(name, images, classes=5, share=0.06, seed=0, shrink=1, **options)
     model = getattr(detection, name)(weights=None, weights_backbone=None, num_classes=classes + 1, **options).eval()
     pictures = [as_tensor(image) for image in images]
 
-    size, model.transform.min_size = model.transform.min_size, tuple(side // shrink for side in model.transform.min_size)
+    kept = model.transform.min_size, model.rpn._post_nms_top_n, model.roi_heads.detections_per_img
+    model.transform.min_size = tuple(side // shrink for side in kept[0])
+    model.rpn._post_nms_top_n, model.roi_heads.detections_per_img = {"testing": 100}, 10  # enough for statistics
 
     def run():
         for picture in pictures:
@@ -121,7 +124,7 @@ def calibrated(name, images, classes=5, share=0.06, seed=0, shrink=1, **options)
         model.eval()
     for layer in model.roi_heads.box_head.children():
         if isinstance(layer, nn.Linear):
-            spread(layer, [each[:200] for each in inputs_of(layer, run)], 0.0, 1.0)
+            spread(layer, inputs_of(layer, run), 0.0, 1.0)
     features = inputs_of(last.cls_score, run)
     spread(last.cls_score, features, 0.0, 2.0, apart=True)
     spread(last.bbox_pred, features, 0.0, 0.7)
@@ -133,7 +136,7 @@ def calibrated(name, images, classes=5, share=0.06, seed=0, shrink=1, **options)
     if "mask" in name:
         deconv = model.roi_heads.mask_predictor
         spread(deconv.mask_fcn_logits, inputs_of(deconv.mask_fcn_logits, run), 0.3, 1.5)
-    model.transform.min_size = size
+    model.transform.min_size, model.rpn._post_nms_top_n, model.roi_heads.detections_per_img = kept
     return model
 
 
@@ -186,3 +189,15 @@ def photos():
     if not folder.is_dir():
         pytest.skip(f"needs the photos of {folder}")
     return sorted(folder.glob("*.jpg"))[::47][:20]
+
+
+@pytest.fixture(scope="session")
+def calibrate():
+    """This module's functions."""
+    return sys.modules[__name__]
+
+
+@pytest.fixture(scope="session", name="patterns")
+def patterns_fixture():
+    """Four synthetic images uint8 [H, W, 3] of different sizes."""
+    return patterns()
