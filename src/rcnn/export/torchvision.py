@@ -48,7 +48,7 @@ TRAINING = (
     "mask.threshold",
 )
 # Settings that torchvision has its own way of, with detections that differ by little.
-NEAR = ("resize", "anchors.padding", "anchors.step", "mask.paste")
+NEAR = ("resize", "anchors.padding", "anchors.step", "rpn.nms_shift", "box.nms_shift", "mask.paste")
 
 
 def write(model: Model[Any], path: Path) -> list[str]:

@@ -34,7 +34,8 @@ _SHARED: dict[str, Any] = {
     "resize": "torchvision",
     "anchors": {"centre": 0.0, "rounding": "torchvision", "step": "torchvision", "padding": True},
     "pool": {"aligned": False},
-    "box": {"background_slot": True},
+    "rpn": {"nms_shift": True},
+    "box": {"background_slot": True, "nms_shift": True},
 }
 _RESNET: dict[str, Any] = {"backbone": {"norm": "frozen", "frozen_stages": 2, "eps": 1e-5}}
 _MOBILENET: dict[str, Any] = {

@@ -42,6 +42,7 @@ class RPNOptions:
         box_normaliser: the loss of the deltas is a sum divided by "samples" or by the number of "positions" (N_reg of
             equation 1).
         nms: IoU above which the lesser proposal is dropped; None leaves NMS out.
+        nms_shift: whether NMS keeps maps apart as torchvision does, which rounds boxes; see `boxes.shifted`.
         nms_training: whether training proposals go through NMS too.
         pre_nms: proposals kept of each map before NMS, in training and at test.
         post_nms: proposals kept of each image in the end, in training and at test.
@@ -64,6 +65,7 @@ class RPNOptions:
     box_weight: float = 1.0
     box_normaliser: Literal["samples", "positions"] = "samples"
     nms: float | None = 0.7
+    nms_shift: bool = False
     nms_training: bool = True
     pre_nms: tuple[int, int] = (2000, 1000)
     post_nms: tuple[int, int] = (2000, 1000)
@@ -213,8 +215,10 @@ class RPN(nn.Module):
         valid = (logit > -torch.inf) & (sides >= options.min_size) & (logit.sigmoid() >= options.min_score)
         threshold = options.nms if options.nms is not None and (options.nms_training or not training) else 1.0
         # Ranked by logit: probabilities close to 1 are equal in float32 where logits still differ.
+        origin = torch.cat(levels, 1)  # [B, N] which map
+        apart = box_ops.shifted(box, origin, valid) if options.nms_shift else box
         index, count = kernels.nms(
-            box, logit, valid, torch.cat(levels, 1), threshold=threshold, capacity=min(post_nms, logit.shape[1])
+            apart, logit, valid, origin, threshold=threshold, capacity=min(post_nms, logit.shape[1])
         )
         kept = torch.arange(index.shape[1], device=index.device) < count[:, None]  # [B, N]
         score = torch.where(kept, targets.take(logit, index).sigmoid(), 0.0)
