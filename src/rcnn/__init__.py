@@ -1,4 +1,4 @@
-"""The R-CNN family of detectors, in one coherent library: `create, load, train, evaluate, predict, propose`.
+"""The R-CNN family of detectors, in one coherent library: `create, load, train, evaluate, predict, propose, export`.
 
 Importing `rcnn` imports nothing else: each name below is fetched from its room when it is first used, so
 `import rcnn` is instant and no setting of the process changes.
@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rcnn.api import evaluate, predict, propose, train
     from rcnn.data import open_dataset
-    from rcnn.detectors import Detections, Segmentation, compress, create, save
+    from rcnn.detectors import Detections, Segmentation, compress, save
     from rcnn.errors import RCNNError, UserError
-    from rcnn.inference import load, quicken
+    from rcnn.export import export
+    from rcnn.inference import create, load, quicken
     from rcnn.process import tune_process
 
     __version__: str
@@ -28,6 +29,7 @@ __all__ = [
     "compress",
     "create",
     "evaluate",
+    "export",
     "load",
     "open_dataset",
     "predict",
@@ -41,7 +43,7 @@ __all__ = [
 # Public name → the module that has it.
 _ROOMS = {
     "compress": "rcnn.detectors",
-    "create": "rcnn.detectors",
+    "create": "rcnn.inference",
     "load": "rcnn.inference",
     "quicken": "rcnn.inference",
     "save": "rcnn.detectors",
@@ -62,6 +64,8 @@ def __getattr__(name: str) -> Any:
     """Fetches a public name from its room, once."""
     if name == "__version__":
         value = _version()
+    elif name == "export":
+        value = importlib.import_module("rcnn.export")  # a folder of modules that is called like a function
     elif name in _ROOMS:
         value = getattr(importlib.import_module(_ROOMS[name]), name)
     else:

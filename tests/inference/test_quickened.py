@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.ops import box_iou
 
 import rcnn
-from rcnn import inference
+from rcnn import backbones, detectors, inference
 from rcnn.inference import layers
 from rcnn.inference.quickened import fast_form
 from rcnn.structures import ImageBatch
@@ -33,10 +33,10 @@ MODELS = {
 }
 
 
-def made(name: str, settings: dict) -> rcnn.detectors.Model:
+def made(name: str, settings: dict) -> detectors.Model:
     """A model whose statistics and weights are no longer those of a start, so that nothing cancels."""
     torch.manual_seed(0)
-    model = rcnn.create(name, CLASSES, settings=settings).eval()
+    model = detectors.create(name, CLASSES, settings=settings).eval()
     gain = 1.5 if "mobilenet" in name else 0.5  # deep and without shortcuts around most layers, or features vanish
     with torch.no_grad():
         for module in model.modules():
@@ -97,7 +97,7 @@ def test_label_maps_stay_the_same():
 def test_what_follows_a_convolution_is_part_of_it():
     model = made("faster-rcnn/resnet50-fpn", FROZEN)
     kinds = {type(module) for module in fast_form(model, torch.float32).backbone.modules()}
-    assert not kinds & {nn.Conv2d, nn.ReLU, rcnn.backbones.norm.FrozenBatchNorm}
+    assert not kinds & {nn.Conv2d, nn.ReLU, backbones.norm.FrozenBatchNorm}
     assert layers.FusedConv2d in kinds
 
 

@@ -49,6 +49,7 @@ class RoIHeadOptions:
         coder_weights: box coding weights; (10, 10, 5, 5) are the classic standard deviations (0.1, 0.1, 0.2, 0.2).
         score: detections below are dropped inside the network.
         nms: IoU above which the lesser detection of the same class is dropped.
+        nms_shift: whether NMS keeps classes apart as torchvision does, which rounds boxes; see `boxes.shifted`.
         detections: the most detections of an image.
         min_size: detections with a shorter side, in pixels of the input, are dropped.
     """
@@ -68,6 +69,7 @@ class RoIHeadOptions:
     coder_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
     score: float = 0.05
     nms: float = 0.5
+    nms_shift: bool = False
     detections: int = 100
     min_size: float = 0.01
 
@@ -238,8 +240,9 @@ class RoIHead(nn.Module):
         boxes = box_ops.clip(boxes, images.sizes)  # [B, M, 4]
         sides = (boxes[..., 2:] - boxes[..., :2]).amin(-1)
         valid = (best > 0) & (sides >= options.min_size)
+        apart = box_ops.shifted(boxes, label + 1, valid) if options.nms_shift else boxes
         kept, count = kernels.nms(
-            boxes, best, valid, label, threshold=options.nms, capacity=min(options.detections, best.shape[1])
+            apart, best, valid, label, threshold=options.nms, capacity=min(options.detections, best.shape[1])
         )
         real = torch.arange(kept.shape[1], device=kept.device) < count[:, None]  # [B, D]
         return DetectionBatch(

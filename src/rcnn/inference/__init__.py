@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from rcnn.inference.quickened import Quickened, load, quicken
+from rcnn.inference.quickened import Quickened, create, load, quicken
 
-__all__ = ["Quickened", "load", "quicken"]
+__all__ = ["Quickened", "create", "load", "quicken"]

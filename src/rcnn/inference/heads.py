@@ -23,9 +23,12 @@ class FusedRPNHead(nn.Module):
     def __init__(self, head: RPNHead, dtype: torch.dtype) -> None:
         super().__init__()
         self.softmax = head.softmax
-        assert head.conv.bias is not None
-        conv = Convolution(head.conv.weight.detach(), head.conv.bias.detach(), padding=(1, 1), activation=nn.ReLU)
-        self.conv = convolution(conv, dtype)
+        self.convs = nn.Sequential()
+        for layer in (head.conv, *head.deeper):
+            assert isinstance(layer, nn.Conv2d)
+            assert layer.bias is not None
+            conv = Convolution(layer.weight.detach(), layer.bias.detach(), padding=(1, 1), activation=nn.ReLU)
+            self.convs.append(convolution(conv, dtype))
         self.logits = head.cls_logits.out_channels
         last = nn.Linear(head.conv.out_channels, self.logits + head.bbox_pred.out_channels)
         layers = (head.cls_logits, head.bbox_pred)
@@ -37,7 +40,7 @@ class FusedRPNHead(nn.Module):
         """As of `RPNHead`."""
         logits, deltas = [], []
         for feature in features:
-            hidden = self.conv(feature).permute(0, 2, 3, 1)  # [B, H, W, C]
+            hidden = self.convs(feature).permute(0, 2, 3, 1)  # [B, H, W, C]
             found = self.last(hidden.flatten(0, 2)).view(*hidden.shape[:3], -1)
             score = found[..., : self.logits]
             if self.softmax:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,6 +55,12 @@ def quicken(model: AnyModel) -> AnyModel:
     """
     model.quickened = Quickened()
     return model
+
+
+@functools.wraps(detectors.create)
+def create(*args: Any, **options: Any) -> Model[Any]:
+    """As `detectors.create`; the model predicts by its fast form, as a loaded one does."""
+    return quicken(detectors.create(*args, **options))
 
 
 def load(path: str | Path, device: str = "auto", precision: str = "auto") -> Model[Any]:

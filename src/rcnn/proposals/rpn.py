@@ -27,7 +27,8 @@ class RPNOptions:
     """Settings of the region proposal network; the defaults are the modern recipe's (Lin et al. 2017, FPN).
 
     Attributes:
-        channels: width of the 3×3 convolution; 0 means that of the feature maps, at most 512 (the paper's 256 for ZF,
+        convs: how many 3×3 convolutions come first.
+        channels: width of the 3×3 convolutions; 0 means that of the feature maps, at most 512 (the paper's 256 for ZF,
             512 for VGG16).
         objectness: "sigmoid" gives each anchor one logit; "softmax" gives it two (object, not object).
         init_std: standard deviation of the new layers' normal start.
@@ -42,6 +43,7 @@ class RPNOptions:
         box_normaliser: the loss of the deltas is a sum divided by "samples" or by the number of "positions" (N_reg of
             equation 1).
         nms: IoU above which the lesser proposal is dropped; None leaves NMS out.
+        nms_shift: whether NMS keeps maps apart as torchvision does, which rounds boxes; see `boxes.shifted`.
         nms_training: whether training proposals go through NMS too.
         pre_nms: proposals kept of each map before NMS, in training and at test.
         post_nms: proposals kept of each image in the end, in training and at test.
@@ -50,6 +52,7 @@ class RPNOptions:
         coder_weights: box coding weights of x, y, log width and log height.
     """
 
+    convs: int = 1
     channels: int = 0
     objectness: Literal["sigmoid", "softmax"] = "sigmoid"
     init_std: float = 0.01
@@ -63,6 +66,7 @@ class RPNOptions:
     box_weight: float = 1.0
     box_normaliser: Literal["samples", "positions"] = "samples"
     nms: float | None = 0.7
+    nms_shift: bool = False
     nms_training: bool = True
     pre_nms: tuple[int, int] = (2000, 1000)
     post_nms: tuple[int, int] = (2000, 1000)
@@ -70,14 +74,18 @@ class RPNOptions:
     min_score: float = 0.0
     coder_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
 
+    def __post_init__(self) -> None:
+        if self.convs < 1:
+            raise UserError(f"model.rpn.convs = {self.convs}: expected 1 or more")
+
 
 class RPNHead(nn.Module):
-    """A 3×3 convolution and two sibling 1×1 convolutions, shared by all maps.
+    """A 3×3 convolution, or more, and two sibling 1×1 convolutions, shared by all maps.
 
     Args:
         channels: C of the feature maps.
         per_place: k.
-        options: of these `channels`, `objectness` and `init_std`.
+        options: of these `convs`, `channels`, `objectness` and `init_std`.
     """
 
     def __init__(self, channels: int, per_place: int, options: RPNOptions) -> None:
@@ -85,9 +93,10 @@ class RPNHead(nn.Module):
         self.softmax = options.objectness == "softmax"
         width = options.channels or min(channels, 512)
         self.conv = Conv2d(channels, width, 3, padding=1)
+        self.deeper = nn.ModuleList(Conv2d(width, width, 3, padding=1) for _ in range(options.convs - 1))
         self.cls_logits = nn.Conv2d(width, per_place * (2 if self.softmax else 1), 1)
         self.bbox_pred = nn.Conv2d(width, per_place * 4, 1)
-        for layer in (self.conv, self.cls_logits, self.bbox_pred):
+        for layer in (self.conv, *self.deeper, self.cls_logits, self.bbox_pred):
             nn.init.normal_(layer.weight, std=options.init_std)
             nn.init.constant_(layer.bias, 0.0)  # type: ignore[arg-type]
 
@@ -95,7 +104,10 @@ class RPNHead(nn.Module):
         """Maps [B, C, H, W] → for each, objectness logits [B, H·W·k] and deltas [B, H·W·k, 4] in float32."""
         logits, deltas = [], []
         for feature in features:
-            hidden = box_ops.precise(F.relu(self.conv(feature), inplace=True)).permute(0, 2, 3, 1)  # [B, H, W, C]
+            hidden = F.relu(self.conv(feature), inplace=True)
+            for conv in self.deeper:
+                hidden = F.relu(conv(hidden), inplace=True)
+            hidden = box_ops.precise(hidden).permute(0, 2, 3, 1)  # [B, H, W, C]
             with torch.autocast(hidden.device.type, enabled=False):  # bf16 logits of 8 bits would tie, and boxes jump
                 # As linear layers: a CPU's convolutions are slow where there are so few outputs.
                 score, delta = (
@@ -206,8 +218,10 @@ class RPN(nn.Module):
         valid = (logit > -torch.inf) & (sides >= options.min_size) & (logit.sigmoid() >= options.min_score)
         threshold = options.nms if options.nms is not None and (options.nms_training or not training) else 1.0
         # Ranked by logit: probabilities close to 1 are equal in float32 where logits still differ.
+        origin = torch.cat(levels, 1)  # [B, N] which map
+        apart = box_ops.shifted(box, origin, valid) if options.nms_shift else box
         index, count = kernels.nms(
-            box, logit, valid, torch.cat(levels, 1), threshold=threshold, capacity=min(post_nms, logit.shape[1])
+            apart, logit, valid, origin, threshold=threshold, capacity=min(post_nms, logit.shape[1])
         )
         kept = torch.arange(index.shape[1], device=index.device) < count[:, None]  # [B, N]
         score = torch.where(kept, targets.take(logit, index).sigmoid(), 0.0)
