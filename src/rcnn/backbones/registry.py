@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -32,7 +32,8 @@ class Entry:
     Attributes:
         name: its full name.
         form: `plain`, `c4`, `c5`, `fpn`, or `skip`: the maps of strides 8, 16 and 32 as they are.
-        build: its layers, made with a normalisation layer (networks without one ignore it).
+        build: its layers, made with a normalisation layer (networks without one ignore it); of `layout`, too.
+        layout: what else of its layers may be chosen, the first of each as usual.
         strides: of its maps in pixels, finest first, unless `levels` says otherwise.
         weights: published weights in its layout, the usual ones first.
         systems: the systems that were published with it.
@@ -45,7 +46,7 @@ class Entry:
 
     name: str
     form: str
-    build: Callable[[NormLayer], Trunk]
+    build: Callable[..., Trunk]
     strides: tuple[int, ...]
     weights: tuple[WeightsEntry, ...]
     systems: tuple[str, ...] = ()
@@ -54,6 +55,7 @@ class Entry:
     eps: float = 1e-5
     pyramid_norm: bool = False
     torchvision_taps: tuple[Tap, ...] = ()
+    layout: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @functools.cached_property
     def parameters(self) -> int:
@@ -77,6 +79,7 @@ def _resnet(depth: int, form: str, *files: str, systems: tuple[str, ...] = (), s
         systems=systems,
         frozen_stages=0 if form == "skip" else 2,
         pyramid_norm=bool(suffix),
+        layout={"stem_pool": ("padded", "ceil")} | ({"stride_on": ("3x3", "1x1")} if depth >= 50 else {}),
     )
 
 
@@ -237,6 +240,8 @@ def create(
     levels: Sequence[int] | str | None = None,
     channels: int = 256,
     eps: float | None = None,
+    stride_on: str = "3x3",
+    stem_pool: str = "padded",
 ) -> Backbone:
     """Builds a backbone.
 
@@ -253,6 +258,8 @@ def create(
             that its detectors use; None is the entry's.
         channels: width of an FPN.
         eps: of batch norm; None is as the published classifier was trained.
+        stride_on: which convolution of a ResNet's bottleneck strides, `3x3` or `1x1`.
+        stem_pool: how a ResNet's first pooling meets the edge, `padded` or `ceil`.
 
     Raises:
         UserError: an unknown name or option, or a weights file that does not fit.
@@ -260,7 +267,8 @@ def create(
     found = entry(name, form=form)
     path, weights_entry = _weights(found, weights, convention)
     resolved = _norm(found, norm, path is not None)
-    backbone = _assemble(found, resolved, levels=levels, channels=channels, eps=eps)
+    layout = _layout(found, {"stride_on": stride_on, "stem_pool": stem_pool})
+    backbone = _assemble(found, resolved, levels=levels, channels=channels, eps=eps, layout=layout)
     _initialise(backbone)
     if path is not None and weights_entry is not None:
         backbone.loaded = load(backbone, found.name, path, weights_entry, _published_shapes)
@@ -300,6 +308,23 @@ def _norm(found: Entry, norm: str, pretrained: bool) -> str:
     return "none" if norm == "frozen" and not found.normed else norm
 
 
+def _layout(found: Entry, wanted: Mapping[str, str]) -> dict[str, str]:
+    """What of the `wanted` layout is not the usual one.
+
+    Raises:
+        UserError: the network has no such layers, or no such choice.
+    """
+    usual = {"stride_on": "3x3", "stem_pool": "padded"}
+    chosen = {name: value for name, value in wanted.items() if value != usual[name]}
+    for name, value in chosen.items():
+        if value not in found.layout.get(name, ()):
+            raise UserError(
+                f"{name} = '{value}' is not possible for '{found.name}'"
+                + (nearest(value, found.layout[name]) if name in found.layout else ", which has no such layer")
+            )
+    return chosen
+
+
 def _assemble(
     found: Entry,
     norm: str,
@@ -307,18 +332,19 @@ def _assemble(
     levels: Sequence[int] | str | None = None,
     channels: int = 256,
     eps: float | None = None,
+    layout: Mapping[str, str] | None = None,
 ) -> Backbone:
     """The modules of a backbone with this normalisation, not yet initialised beyond their own defaults."""
     eps = found.eps if eps is None else eps
     region = ValidRegion()
     layer = norm_layer(norm, region, eps)
-    trunk = found.build(layer)
+    trunk = found.build(layer, **(layout or {}))
     if not found.normed and norm != "none":
         add_norms(trunk.body, layer)
     masks = norm in ("batch", "group")
     if masks:
         mask_poolings(trunk.body, region)
-    settings = {"name": found.name, "norm": norm, "eps": eps}
+    settings = {"name": found.name, "norm": norm, "eps": eps, **(layout or {})}
     taps, fpn = trunk.taps[-1:], None
     if found.form == "fpn":
         taps, extra = _levels(found, trunk, levels)
