@@ -48,7 +48,8 @@ class ImageBatch(_Movable):
     """Images padded at the right and bottom to one shape.
 
     Attributes:
-        pixels: [B, 3, H, W] RGB, uint8 0–255, not normalised: the backbone knows how its weights want them.
+        pixels: [B, 3, H, W] RGB 0–255, uint8 or, where resizing rounds nothing, float32; not normalised: the backbone
+            knows how its weights want them.
         sizes: [B, 2] float32, true height and width in pixels inside the padding.
     """
 

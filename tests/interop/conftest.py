@@ -1,18 +1,159 @@
-"""Fixtures of the import tests."""
+"""Detectors of torchvision with random weights that behave: statistics taken from pictures, tens of detections each."""
+
+from __future__ import annotations
 
 import importlib.util
+import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
+from torchvision.models import detection
 
-HERE = Path(__file__).parent
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+
+def patterns(count=4, sizes=((150, 200), (200, 150), (170, 170), (128, 256)), seed=0):
+    """Images uint8 [H, W, 3] of overlapping discs and stripes in noise."""
+    random = np.random.default_rng(seed)
+    images = []
+    for height, width in (sizes * count)[:count]:
+        y, x = np.mgrid[:height, :width]
+        image = random.uniform(0, 255, 3) + 40 * np.sin(x / random.uniform(3, 20) + y / 9)[..., None]
+        for _ in range(12):
+            radius = random.uniform(6, 50)
+            inside = np.hypot(x - random.uniform(0, width), y - random.uniform(0, height)) < radius
+            image[inside] = random.uniform(0, 255, 3)
+        images.append(np.clip(image + random.normal(0, 12, image.shape), 0, 255).astype(np.uint8))
+    return images
+
+
+def as_tensor(image):
+    """uint8 [H, W, 3] as torchvision's detectors want it: [3, H, W] from 0 to 1."""
+    return torch.from_numpy(image).permute(2, 0, 1).float() / 255
+
+
+@torch.no_grad()
+def spread(layer, inputs, mean, std):
+    """Gives the layer weights by which each of its outputs has this mean and deviation over `inputs`."""
+    nn.init.normal_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    outputs = torch.cat([layer(each).transpose(0, 1).flatten(1) for each in inputs], 1)  # [outputs, N]
+    factor = (std / outputs.std(1)).view(-1, *[1] * (layer.weight.ndim - 1))
+    layer.weight.mul_(factor)
+    layer.bias.copy_(mean - outputs.mean(1) * factor.flatten())
+
+
+def inputs_of(layer, run):
+    """What the layer gets while `run` runs."""
+    seen = []
+    hook = layer.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].detach().clone()))
+    try:
+        run()
+    finally:
+        hook.remove()
+    return seen
+
+
+@torch.no_grad()
+def calibrated(name, images, classes=5, share=0.06, seed=0, **options):
+    """torchvision's detector `name` in evaluation mode; `share` of its proposals become candidates of some class."""
+    torch.manual_seed(seed)
+    model = getattr(detection, name)(weights=None, weights_backbone=None, num_classes=classes + 1, **options).eval()
+    pictures = [as_tensor(image) for image in images]
+
+    def run():
+        for picture in pictures:
+            model([picture])
+
+    norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+    for norm in norms:
+        nn.init.uniform_(norm.weight, 0.5, 1.0)
+        nn.init.normal_(norm.bias, 0, 0.2)
+        norm.momentum = None  # the mean over all pictures
+        norm.train()
+    run()
+    model.eval()
+    head, last = model.rpn.head, model.roi_heads.box_predictor
+    spread(head.cls_logits, inputs_of(head.cls_logits, run), -1.0, 2.0)
+    spread(head.bbox_pred, inputs_of(head.bbox_pred, run), 0.0, 0.25)
+    if "v2" in name:
+        for norm in norms:
+            norm.train()
+        run()
+        model.eval()
+    features = inputs_of(last.cls_score, run)
+    spread(last.cls_score, features, 0.0, 2.5)
+    spread(last.bbox_pred, features, 0.0, 1.0)
+    logits = torch.cat([last.cls_score(each) for each in features])[:, 1:].double()
+    limits = (logits.amax(1).exp() / 0.05 - logits.exp().sum(1)).clamp(min=1e-3).log().sort().values
+    last.cls_score.weight[0] *= 0.1
+    level = torch.cat([each @ last.cls_score.weight[0] for each in features]).mean()
+    last.cls_score.bias[0] = limits[int(len(limits) * (1 - share))] - level
+    if "mask" in name:
+        deconv = model.roi_heads.mask_predictor
+        spread(deconv.mask_fcn_logits, inputs_of(deconv.mask_fcn_logits, run), 0.3, 1.5)
+    return model
+
+
+def theirs(model, image):
+    """torchvision's detections of one image uint8 [H, W, 3], as numpy arrays; its labels begin at 0."""
+    with torch.inference_mode():
+        found = {key: value.numpy() for key, value in model([as_tensor(image)])[0].items()}
+    found["labels"] = found["labels"] - 1
+    return found
+
+
+def compared(found, wanted):
+    """How far our `Detections` lie from torchvision's of the same image.
+
+    Each of ours is matched, best first, with the nearest one of theirs of its class that is left and whose score is
+    within 1e-3: so detections of tied scores may stand in any order.
+    """
+    figures = {"ours": len(found), "theirs": len(wanted["scores"]), "box": 0.0, "score": 0.0, "mask": 1.0}
+    left = np.ones(len(wanted["scores"]), bool)
+    masks = found.masks
+    for d in range(len(found)):
+        alike = left & (wanted["labels"] == found.labels[d]) & (abs(wanted["scores"] - found.scores[d]) < 1e-3)
+        away = np.where(alike, abs(wanted["boxes"] - found.boxes[d]).max(1), math.inf)
+        if not len(away) or not np.isfinite(away.min()):
+            figures["box"] = math.inf
+            continue
+        other = int(away.argmin())
+        left[other] = False
+        figures["box"] = max(figures["box"], float(away[other]))
+        figures["score"] = max(figures["score"], float(abs(wanted["scores"][other] - found.scores[d])))
+        if masks is not None:
+            a, b = masks[d], wanted["masks"][other, 0] >= 0.5
+            union = (a | b).sum()
+            figures["mask"] = min(figures["mask"], float((a & b).sum() / union) if union else 1.0)
+    return figures
+
+
+def check(figures):
+    """The acceptance: the same number, boxes within 0.01 px, scores within 1e-4, masks of IoU 0.999 or more."""
+    assert figures["ours"] == figures["theirs"], json.dumps(figures)
+    assert figures["box"] < 0.01, json.dumps(figures)
+    assert figures["score"] < 1e-4, json.dumps(figures)
+    assert figures["mask"] >= 0.999, json.dumps(figures)
+
+
+@pytest.fixture(scope="session")
+def photos():
+    """Twenty photos of different sizes."""
+    folder = SHARED / "voc2012_mini" / "JPEGImages"
+    if not folder.is_dir():
+        pytest.skip(f"needs the photos of {folder}")
+    return sorted(folder.glob("*.jpg"))[::47][:20]
 
 
 @pytest.fixture(scope="session")
 def slow():
     """The module of independent forward passes, `slow.py`."""
-    spec = importlib.util.spec_from_file_location("slow", HERE / "slow.py")
+    spec = importlib.util.spec_from_file_location("slow", Path(__file__).parent / "slow.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -2,6 +2,6 @@
 
 from rcnn.backbones.backbone import Backbone
 from rcnn.backbones.options import BackboneOptions
-from rcnn.backbones.registry import Entry, create, entry, names
+from rcnn.backbones.registry import Entry, create, entry, names, recognise
 
-__all__ = ["Backbone", "BackboneOptions", "Entry", "create", "entry", "names"]
+__all__ = ["Backbone", "BackboneOptions", "Entry", "create", "entry", "names", "recognise"]

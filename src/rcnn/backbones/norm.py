@@ -56,12 +56,17 @@ class FrozenBatchNorm(nn.Module):
 
     The buffers carry batch norm's names, so published state dicts load. Padding is left as the published networks
     leave it: zero in the image only.
+
+    Attributes:
+        num_batches_tracked: how many batches the statistics come from, where the weights that were loaded say so.
+            Nothing reads it; whoever takes the weights elsewhere gets it back.
     """
 
     weight: Tensor
     bias: Tensor
     running_mean: Tensor
     running_var: Tensor
+    num_batches_tracked: Tensor | None
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -71,9 +76,11 @@ class FrozenBatchNorm(nn.Module):
         self.register_buffer("bias", torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
+        self.register_buffer("num_batches_tracked", None)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:  # type: ignore[override]
-        state_dict.pop(f"{prefix}num_batches_tracked", None)
+        count = state_dict.get(f"{prefix}num_batches_tracked")
+        self.num_batches_tracked = None if count is None else torch.zeros_like(count, device=self.weight.device)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def affine(self) -> tuple[Tensor, Tensor]:
@@ -91,6 +98,12 @@ class FrozenBatchNorm(nn.Module):
     def extra_repr(self) -> str:
         """The channels and eps, for `print(model)`."""
         return f"{self.weight.shape[0]}, eps={self.eps}"
+
+
+def uncounted(module: nn.Module) -> set[str]:
+    """Keys that a state dict of `module` may have beyond its own: how many batches frozen statistics come from."""
+    layers = ((name, layer) for name, layer in module.named_modules() if isinstance(layer, FrozenBatchNorm))
+    return {f"{name}.num_batches_tracked".lstrip(".") for name, layer in layers if layer.num_batches_tracked is None}
 
 
 def groups(channels: int) -> int:

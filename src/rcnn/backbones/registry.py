@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision import models as tv
 
 from rcnn.backbones import alexnet, mobilenet, resnet, squeezenet, vgg, zf
@@ -21,7 +21,7 @@ from rcnn.backbones.backbone import Backbone, Tap, Trunk
 from rcnn.backbones.folding import fold_norms
 from rcnn.backbones.fpn import FPN
 from rcnn.backbones.norm import NORMS, NormLayer, ValidRegion, add_norms, assign_strides, mask_poolings, norm_layer
-from rcnn.backbones.weights import FCN_STATISTICS, Loaded, WeightsEntry, caffe_entry, find, load, torchvision_entry
+from rcnn.backbones.weights import FCN_STATISTICS, Loaded, WeightsEntry, caffe_entry, find, likest, load, torchvision_entry
 from rcnn.errors import UserError, nearest
 
 
@@ -422,4 +422,10 @@ def _published_shapes() -> Iterator[tuple[str, dict[str, torch.Size]]]:
         yield found.name, shapes
 
 
-__all__ = ["ENTRIES", "Entry", "Loaded", "create", "entry", "names"]
+def recognise(state: Mapping[str, Tensor]) -> str:
+    """The backbone whose published classifier these tensors by key are; "" for none."""
+    best, share = likest(state, _published_shapes())
+    return best if share == 1 else ""
+
+
+__all__ = ["ENTRIES", "Entry", "Loaded", "create", "entry", "names", "recognise"]

@@ -231,15 +231,21 @@ def _listed(keys: list[str]) -> str:
     return ", ".join(keys[:3]) + (", …" if len(keys) > 3 else "")
 
 
+def likest(state: Mapping[str, Tensor], published: Iterable[tuple[str, Mapping[str, torch.Size]]]) -> tuple[str, float]:
+    """Whose published shapes a file's tensors have most of, and which share of them; ("", 0) where none fits."""
+    best, share = "", 0.0
+    for name, shapes in published:
+        hits = sum(key in state and state[key].shape == shape for key, shape in shapes.items())
+        if hits / len(shapes) > share:
+            best, share = name, hits / len(shapes)
+    return best, share
+
+
 def _fits(
     state: Mapping[str, Tensor], name: str, others: Callable[[], Iterable[tuple[str, Mapping[str, torch.Size]]]]
 ) -> str:
     """The end of the sentence: the backbone that the file fits best, if it fits one well."""
-    best, share = "", 0.0
-    for other, shapes in others():
-        hits = sum(key in state and state[key].shape == shape for key, shape in shapes.items())
-        if hits / len(shapes) > share:
-            best, share = other, hits / len(shapes)
+    best, share = likest(state, others())
     if best in ("", name) or share < 0.5:
         return "; no backbone of this library fits it" if share < 0.5 else ""
     return f"; it {'is' if share == 1 else 'looks like'} a file for '{best}'"

@@ -36,19 +36,19 @@ def collate(
     """Pads images at the right and bottom with zeros, and their objects to one count.
 
     Args:
-        images: B of uint8 [3, h, w].
+        images: B of uint8 [3, h, w], or of float32 from 0 to 255.
         truths: B, their boxes in pixels of those images.
         names: B, for messages.
         regions: B arrays [N, 4] of proposals in pixels of those images; None for systems that propose by themselves.
         masks: whether the objects' masks come along.
 
     Returns:
-        `images.pixels` uint8 [B, 3, H, W], channels-last, with H and W multiples of 32; the objects padded to
+        `images.pixels` [B, 3, H, W] of that type, channels-last, with H and W multiples of 32; the objects padded to
         G = `capacity` of the most that one image has, and regions as of `collate_regions`.
     """
     height = max(padded(image.shape[-2]) for image in images)
     width = max(padded(image.shape[-1]) for image in images)
-    pixels = torch.zeros((len(images), height, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)  # [B, 3, H, W]
+    pixels = torch.zeros((len(images), height, width, 3), dtype=images[0].dtype).permute(0, 3, 1, 2)  # [B, 3, H, W]
     for canvas, image in zip(pixels, images, strict=True):
         canvas[:, : image.shape[-2], : image.shape[-1]] = image
     sizes = torch.tensor([image.shape[-2:] for image in images], dtype=torch.float32)

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from rcnn.data.collate import collate
 from rcnn.data.seeds import counter_seed, permutation
-from rcnn.data.transforms import Augmentation, resize, resize_regions, resize_truth, resized_size
+from rcnn.data.transforms import Augmentation, ResizeRule, resize, resize_regions, resize_truth, resized_size
 from rcnn.errors import RCNNError, UserError
 from rcnn.structures import Batch, padded
 
@@ -58,6 +58,7 @@ class TrainLoader:
         regions: gives each image's proposals, which go through the same augmentation into `Batch.proposals`; None
             leaves them out.
         masks: whether the objects' masks come along.
+        rule: how images are resized; see `transforms.resize`.
     """
 
     def __init__(
@@ -76,13 +77,16 @@ class TrainLoader:
         context: str | None = None,
         regions: Regions | None = None,
         masks: bool = False,
+        rule: ResizeRule = "antialias",
     ) -> None:
         if len(dataset) == 0:
             raise UserError("there are no images to train on; expected at least one")
         if batch_size < 1:
             raise UserError(f"batch size {batch_size}: expected at least 1")
         self.steps_per_epoch = -(-len(dataset) // (batch_size * world))
-        self._steps = _TrainingSteps(dataset, short, long, batch_size, augmentation, seed, rank, world, regions, masks)
+        self._steps = _TrainingSteps(
+            dataset, short, long, batch_size, augmentation, seed, rank, world, regions, masks, rule
+        )
         self._options = worker_options(workers, pin_memory, context)
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
@@ -106,6 +110,7 @@ def eval_batches(
     context: str | None = None,
     regions: Regions | None = None,
     masks: bool = False,
+    rule: ResizeRule = "antialias",
 ) -> Iterator[tuple[tuple[int, ...], Batch]]:
     """Each image once, resized and not augmented, in batches of one padded shape, so that batching changes no result.
 
@@ -120,6 +125,7 @@ def eval_batches(
         context: as of `TrainLoader`.
         regions: as of `TrainLoader`.
         masks: as of `TrainLoader`.
+        rule: as of `TrainLoader`.
 
     Yields:
         The images' indices and their batch; batches in the order of their first image.
@@ -129,10 +135,10 @@ def eval_batches(
     """
     by_shape: dict[tuple[int, int], list[int]] = {}
     for i in range(len(dataset)) if indices is None else indices:
-        height, width = resized_size(*dataset.size(i), short, long)
+        height, width = resized_size(*dataset.size(i), short, long, rule)
         by_shape.setdefault((padded(height), padded(width)), []).append(i)
     chunks = [tuple(g[k : k + batch_size]) for g in by_shape.values() for k in range(0, len(g), batch_size)]
-    plan = _EvaluationSteps(dataset, short, long, sorted(chunks), regions, masks)
+    plan = _EvaluationSteps(dataset, short, long, sorted(chunks), regions, masks, rule)
     yield from made_ahead(plan, range(len(chunks)), worker_options(workers, pin_memory, context))
 
 
@@ -151,8 +157,9 @@ class _TrainingSteps(TorchDataset):
         world: int,
         regions: Regions | None,
         masks: bool,
+        rule: ResizeRule,
     ) -> None:
-        self.regions, self.masks = regions, masks
+        self.regions, self.masks, self.rule = regions, masks, rule
         self.dataset, self.short, self.long = dataset, short, long
         self.batch_size, self.rank, self.world = batch_size, rank, world
         self.augmentation, self.seed = augmentation, seed
@@ -176,7 +183,7 @@ class _TrainingSteps(TorchDataset):
             pixels, truth = self.dataset.image(i), self.dataset.truth(i)
             around = np.empty((0, 4), np.float32) if self.regions is None else self.regions(self.dataset, i)
             image, truth, around = self.augmentation.apply_with_regions(
-                pixels, truth, around, short=short, long=long, seed=seed
+                pixels, truth, around, short=short, long=long, seed=seed, rule=self.rule
             )
             images.append(image)
             truths.append(truth)
@@ -215,9 +222,10 @@ class _EvaluationSteps(TorchDataset):
         chunks: list[tuple[int, ...]],
         regions: Regions | None,
         masks: bool,
+        rule: ResizeRule,
     ) -> None:
         self.dataset, self.short, self.long, self.chunks = dataset, short, long, chunks
-        self.regions, self.masks = regions, masks
+        self.regions, self.masks, self.rule = regions, masks, rule
 
     def __getitem__(self, k: int) -> tuple[tuple[int, ...], Batch] | RCNNError:
         """Indices and batch number k, or the error that kept it from being made."""
@@ -225,7 +233,7 @@ class _EvaluationSteps(TorchDataset):
             images, truths, regions = [], [], []
             for i in self.chunks[k]:
                 pixels = self.dataset.image(i)
-                images.append(resize(pixels, self.short, self.long))
+                images.append(resize(pixels, self.short, self.long, self.rule))
                 before, after = pixels.shape[:2], tuple(images[-1].shape[-2:])
                 truths.append(resize_truth(self.dataset.truth(i), before, after))
                 if self.regions is not None:

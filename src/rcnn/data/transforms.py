@@ -8,13 +8,15 @@ G objects, N regions (proposals that come from outside the network, carried alon
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
@@ -26,6 +28,8 @@ from rcnn.errors import UserError
 if TYPE_CHECKING:
     from rcnn.data.dataset import Truth
 
+# How images are resized: as this library does, or as torchvision's detectors do.
+ResizeRule = Literal["antialias", "torchvision"]
 # What a zoomed-out image is surrounded with: the mean colour of photographs, which normalisation takes to zero.
 SURROUND = (124, 116, 104)
 # Boxes whose sides are shorter than this after augmentation, in pixels, are dropped.
@@ -34,33 +38,44 @@ LEAST_SIDE = 1.0
 LEAST_CROPPED = 8
 
 
-def resized_size(height: int, width: int, short: int, long: int) -> tuple[int, int]:
+def resized_size(
+    height: int, width: int, short: int, long: int, rule: ResizeRule = "antialias"
+) -> tuple[int, int]:
     """Height and width in pixels of an image of that size in the network.
 
     The scale is min(short / shorter side, long / longer side); each side is rounded to the nearest pixel, halves up,
-    and is at least 1. Computed in whole numbers, so no float error can move a side by a pixel.
+    and is at least 1. Computed in whole numbers, so no float error can move a side by a pixel. torchvision's rule cuts
+    fractions off instead, and what float error moves is part of it.
     """
     smaller, larger = min(height, width), max(height, width)
+    if rule == "torchvision":
+        scale = min(short / smaller, long / larger)
+        return max(math.floor(height * scale), 1), max(math.floor(width * scale), 1)
     up, down = (short, smaller) if short * larger <= long * smaller else (long, larger)
     return max((2 * height * up + down) // (2 * down), 1), max((2 * width * up + down) // (2 * down), 1)
 
 
-def resize(image: np.ndarray | Tensor, short: int, long: int) -> Tensor:
-    """Brings an image to the size of `resized_size` by bilinear interpolation with antialiasing, in uint8.
+def resize(image: np.ndarray | Tensor, short: int, long: int, rule: ResizeRule = "antialias") -> Tensor:
+    """Brings an image to the size of `resized_size` by bilinear interpolation.
 
     Args:
         image: uint8 array [H, W, 3] or uint8 tensor [3, H, W]; left as it is.
         short: wanted length of the shorter side in pixels.
         long: most pixels of the longer side.
+        rule: "antialias" averages over what a smaller image merges, and rounds to whole values; "torchvision" (its
+            detectors' transform) reads the four nearest pixels alone, and rounds nothing.
 
     Returns:
-        uint8 [3, h, w] in memory of its own, laid out channels-last where the input was.
+        [3, h, w] in memory of its own, laid out channels-last where the input was: uint8, or by torchvision's rule
+        float32 from 0 to 255.
     """
     if isinstance(image, np.ndarray):
         # torch has no read-only tensors; a memory-mapped image is copied rather than warned about.
         image = torch.from_numpy(image if image.flags.writeable else image.copy()).permute(2, 0, 1)
     height, width = image.shape[-2:]
-    size = resized_size(height, width, short, long)
+    size = resized_size(height, width, short, long, rule)
+    if rule == "torchvision":
+        return F.interpolate(image[None].float(), size, mode="bilinear", align_corners=False)[0]
     if size == (height, width):
         return image.clone()
     return functional.resize_image(image[None], list(size), antialias=True)[0]
@@ -143,7 +158,9 @@ class Augmentation:
         """Images as they are."""
         return cls(flip=0.0)
 
-    def apply(self, image: np.ndarray, truth: Truth, *, short: int, long: int, seed: int) -> tuple[Tensor, Truth]:
+    def apply(
+        self, image: np.ndarray, truth: Truth, *, short: int, long: int, seed: int, rule: ResizeRule = "antialias"
+    ) -> tuple[Tensor, Truth]:
         """Augments and resizes one image; a pure function of its arguments.
 
         Args:
@@ -152,15 +169,24 @@ class Augmentation:
             short: as of `resize`, the batch's scale factor included.
             long: as of `resize`.
             seed: of all random choices, such as `seeds.counter_seed(seed, step, position)`.
+            rule: as of `resize`; the values are rounded whatever it is.
 
         Returns:
             uint8 [3, h, w] and the objects left in it, inside the image and at least `LEAST_SIDE` wide and high.
         """
         none = np.empty((0, 4), np.float32)
-        return self.apply_with_regions(image, truth, none, short=short, long=long, seed=seed)[:2]
+        return self.apply_with_regions(image, truth, none, short=short, long=long, seed=seed, rule=rule)[:2]
 
     def apply_with_regions(
-        self, image: np.ndarray, truth: Truth, regions: np.ndarray, *, short: int, long: int, seed: int
+        self,
+        image: np.ndarray,
+        truth: Truth,
+        regions: np.ndarray,
+        *,
+        short: int,
+        long: int,
+        seed: int,
+        rule: ResizeRule = "antialias",
     ) -> tuple[Tensor, Truth, np.ndarray]:
         """`apply` that carries `regions` [N, 4] along: what is left of them, float32 [≤ N, 4], comes third.
 
@@ -168,10 +194,10 @@ class Augmentation:
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self._apply(image, truth, regions, short, long)
+            return self._apply(image, truth, regions, short, long, rule)
 
     def _apply(
-        self, image: np.ndarray, truth: Truth, regions: np.ndarray, short: int, long: int
+        self, image: np.ndarray, truth: Truth, regions: np.ndarray, short: int, long: int, rule: ResizeRule
     ) -> tuple[Tensor, Truth, np.ndarray]:
         """`apply_with_regions` with the random state at hand."""
         pixels = torch.from_numpy(image if image.flags.writeable else image.copy()).permute(2, 0, 1)
@@ -185,7 +211,9 @@ class Augmentation:
             sample, truth = self._zoomed_out(sample, truth)
 
         before = sample["image"].shape[-2:]
-        resized = resize(sample["image"].as_subclass(Tensor), short, long)  # [3, h, w]
+        resized = resize(sample["image"].as_subclass(Tensor), short, long, rule)  # [3, h, w]
+        if resized.is_floating_point():
+            resized = resized.round().to(torch.uint8)  # colour arithmetic takes floats for shares of full brightness
         if self.photometric:
             resized = resized.contiguous()  # colour arithmetic is several times slower channels-last
         sides = functional.resize(sample["boxes"], list(resized.shape[-2:]))

@@ -22,9 +22,10 @@ from rcnn.backbones import Backbone
 from rcnn.data import read_image, resize
 from rcnn.data.collate import collate_regions
 from rcnn.data.images import to_rgb
-from rcnn.data.transforms import resize_regions
+from rcnn.data.transforms import ResizeRule, resize_regions
 from rcnn.detectors.detections import Detections
 from rcnn.errors import UserError, nearest
+from rcnn.kernels.paste import PasteRule
 from rcnn.proposals import RegionMethod
 from rcnn.structures import Batch, DetectionBatch, ImageBatch, Proposals, padded
 
@@ -89,6 +90,11 @@ class Model(nn.Module, Generic[Found]):
         """The shorter and the longest side in pixels of the images that predictions want."""
         return self.options.image_size
 
+    @property
+    def resize_rule(self) -> ResizeRule:
+        """How images are brought to that size; see `data.transforms.resize`."""
+        return "antialias"
+
     def advice(self, sizes: np.ndarray) -> list[str]:
         """What to say before training on images of `sizes` [N, 2], their height and width in pixels: a line each.
 
@@ -148,7 +154,7 @@ class Model(nn.Module, Generic[Found]):
             name, pixels = pixels_of(source)
             if around is None and self.region_method is not None:
                 around = self.region_method(pixels)
-            resized = resize(pixels, *self.detection_size)  # [3, h, w]
+            resized = resize(pixels, *self.detection_size, self.resize_rule)  # [3, h, w]
             if around is not None:
                 around = resize_regions(_as_boxes(around), pixels.shape[:2], resized.shape[1:])
             shape = (padded(resized.shape[1]), padded(resized.shape[2]))
@@ -187,10 +193,12 @@ class Detector(Model[Detections]):
 
     Attributes:
         mask_threshold: from which probability on a pixel belongs to an object, for systems with masks.
+        mask_paste: how masks come back into the image; see `kernels.paste`.
     """
 
     figures = ("mAP", "AP50", "AP75")
     mask_threshold: float = 0.5
+    mask_paste: PasteRule = "exact"
 
     def detect(
         self,
@@ -248,7 +256,11 @@ class Detector(Model[Detections]):
         if result.masks is not None:
             height, width = (int(side) for side in original)
             pasted = kernels.paste(
-                result.masks[row][real].numpy(), boxes, (height, width), threshold=self.mask_threshold
+                result.masks[row][real].numpy(),
+                boxes,
+                (height, width),
+                threshold=self.mask_threshold,
+                rule=self.mask_paste,
             )
             masks = [rle.compressed(runs, (height, width)) for runs in pasted]
         return boxes, result.scores[row][real].numpy(), result.labels[row][real].numpy(), masks
@@ -291,7 +303,7 @@ class Waiting:
 
 def batched(group: Sequence[Waiting], shape: tuple[int, int]) -> ImageBatch:
     """The images [3, h, w] of a group as one batch [B, 3, H, W], padded to `shape`."""
-    pixels = torch.zeros(len(group), 3, *shape, dtype=torch.uint8)
+    pixels = torch.zeros(len(group), 3, *shape, dtype=group[0].resized.dtype)
     for slot, image in zip(pixels, group, strict=True):
         slot[:, : image.resized.shape[1], : image.resized.shape[2]] = image.resized
     return ImageBatch(pixels, torch.tensor([image.resized.shape[1:] for image in group], dtype=torch.float32))

@@ -104,7 +104,8 @@ class FastRCNN(Detector):
         if options.test_scales and backbone.fpn is not None:
             raise UserError(f"model.test_scales needs a backbone with one map: '{backbone.name}' is a pyramid")
         extra = backbone.fpn.extra if backbone.fpn is not None else 0  # P6 is for an RPN's anchors
-        trunk, width, size = box_trunk(backbone, options.pool.size, options.box.hidden)
+        box = options.box
+        trunk, width, size = box_trunk(backbone, options.pool.size, box.hidden, box.convs, box.norm)
         self.backbone = backbone
         self.roi_pool = roi_pooling(options.pool, size, backbone.strides[: len(backbone.strides) - extra])
         self.box_head = BoxHead(trunk, width, len(self.classes), options.box)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from rcnn.backbones import Backbone, BackboneOptions
+from rcnn.data.transforms import ResizeRule
 from rcnn.detectors.two_stage import TwoStage
 from rcnn.errors import UserError
 from rcnn.heads import BoxHead, BoxHeadOptions, Look, box_trunk
@@ -29,6 +30,7 @@ class FasterRCNNOptions:
     Attributes:
         image_size: images are resized so that the shorter side has the first length in pixels, unless the longer side
             would exceed the second.
+        resize: how; "antialias", or "torchvision" as its detectors do, see `data.transforms.resize`.
         backbone: see `BackboneOptions`.
         shared_backbone: whether RPN and box head read the same maps; without, the RPN has a backbone of its own, as
             alternating training leaves it when nothing is frozen.
@@ -41,6 +43,7 @@ class FasterRCNNOptions:
     """
 
     image_size: tuple[int, int] = (800, 1333)
+    resize: ResizeRule = "antialias"
     backbone: BackboneOptions = field(default_factory=BackboneOptions)
     shared_backbone: bool = True
     proposal_gradient: bool = False
@@ -113,13 +116,19 @@ class FasterRCNN(TwoStage):
         super().__init__(system, classes, options)
         extra = backbone.fpn.extra if backbone.fpn is not None else 0  # P6 proposes, but nothing is pooled from it
         channels = backbone.channels[0]
-        trunk, width, size = box_trunk(backbone, options.pool.size, options.box.hidden)
+        box = options.box
+        trunk, width, size = box_trunk(backbone, options.pool.size, box.hidden, box.convs, box.norm)
         self.backbone = backbone
         self.rpn = RPN(channels, Anchors(options.anchors, backbone.strides), options.rpn)
         self.roi_pool = roi_pooling(options.pool, size, backbone.strides[: len(backbone.strides) - extra])
         self.box_head = BoxHead(trunk, width, len(self.classes), options.box)
         self.rpn_backbone = None if options.shared_backbone else copy.deepcopy(backbone)
         self.proposal_gradient = options.proposal_gradient
+
+    @property
+    def resize_rule(self) -> ResizeRule:
+        """How images are brought to the size of the options."""
+        return self.options.resize
 
     def reader(self, features: list[Tensor]) -> Look:
         """RoI pooling from the maps [B, C, H, W], then the box head."""

@@ -25,6 +25,7 @@ from rcnn.detectors.faster_rcnn import FasterRCNN, FasterRCNNOptions
 from rcnn.errors import UserError
 from rcnn.heads.box import BoxHead
 from rcnn.heads.mask import MaskHead, MaskHeadOptions, MaskLook
+from rcnn.kernels.paste import PasteRule
 from rcnn.pooling import PoolOptions, roi_pooling
 from rcnn.structures import Batch, DetectionBatch, ImageBatch, Proposals
 
@@ -99,6 +100,11 @@ class MaskRCNN(FasterRCNN):
     def mask_threshold(self) -> float:  # type: ignore[override]
         """From which probability on a pixel belongs to the object."""
         return self.options.mask.threshold
+
+    @property
+    def mask_paste(self) -> PasteRule:  # type: ignore[override]
+        """How masks come back into the image."""
+        return self.options.mask.paste
 
     def mask_reader(self, features: list[Tensor]) -> MaskLook:
         """RoI pooling from the maps [B, C, H, W], then the mask head, in the C4 form behind the box head's res5."""

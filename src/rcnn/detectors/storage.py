@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from rcnn.backbones.norm import uncounted
 from rcnn.detectors.base import Model, Precision
 from rcnn.detectors.options import to_mapping
 from rcnn.detectors.registry import create
@@ -104,7 +105,7 @@ def _fill(model: Model[Any], file: Path) -> None:
     try:
         with safe_open(file, framework="pt") as stored:
             shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
-        wrong = sorted(set(own) ^ set(shapes)) + [
+        wrong = sorted((set(own) ^ set(shapes)) - uncounted(model)) + [
             name for name in own if name in shapes and tuple(own[name].shape) != shapes[name]
         ]
         if wrong:

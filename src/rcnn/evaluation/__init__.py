@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from rcnn.evaluation.columns import Columns, Prediction, check_classes, flatten
+from rcnn.evaluation.columns import NO_CLASS, Columns, Prediction, check_classes, flatten, meant
 from rcnn.evaluation.curves import Curves, find_curves
 from rcnn.evaluation.outcomes import Outcome, judge, rank_images
 from rcnn.evaluation.proposals import ProposalResult, proposal_recall
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rcnn.evaluation.detecting import detect_in, evaluate_model, open_for, segment_in
 
 __all__ = [
+    "NO_CLASS",
     "Columns",
     "Curves",
     "Outcome",
@@ -34,6 +35,7 @@ __all__ = [
     "find_curves",
     "flatten",
     "judge",
+    "meant",
     "open_for",
     "proposal_recall",
     "rank_images",

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from rcnn.data.dataset import Truth
 
 
+# A class of a model whose name begins so stands for none: COCO's numbers have gaps, and networks outputs for them.
+NO_CLASS = "N/A"
+
+
 @dataclass
 class Prediction:
     """What a model found in one image, in any order.
@@ -133,6 +137,11 @@ def flatten_masks(predictions: Sequence[Prediction]) -> list[dict[str, Any]] | N
         return None
     kept = chain.from_iterable(zip(p.masks or (), finite(p), strict=True) for p in predictions)
     return [mask for mask, good in kept if good]
+
+
+def meant(classes: Sequence[str]) -> tuple[str, ...]:
+    """The classes of a model without those that stand for none."""
+    return tuple(name for name in classes if not name.startswith(NO_CLASS))
 
 
 def check_classes(model: Sequence[str], data: Sequence[str]) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 from rcnn.data import Dataset, open_dataset
 from rcnn.detectors import Detections, Detector, Model, Segmenter
 from rcnn.errors import UserError, nearest
-from rcnn.evaluation.columns import Prediction, check_classes
+from rcnn.evaluation.columns import Prediction, check_classes, meant
 from rcnn.evaluation.protocols import Result, check_protocol, evaluate
 from rcnn.evaluation.segmentation import PROTOCOL, SegmentationResult, confusion_of, total_of
 from rcnn.proposals.regions import CachedRegions, Regions
@@ -68,9 +68,9 @@ def open_for(model: Model[Any], data: str | Path, split: str = "val", classes: S
     """
     semantic = isinstance(model, Segmenter)
     if classes is None:
-        dataset = open_dataset(data, split, semantic=semantic)
-        check_classes(model.classes, dataset.classes)
-        return open_dataset(data, split, classes=model.classes, semantic=semantic)
+        dataset, known = open_dataset(data, split, semantic=semantic), meant(model.classes)
+        check_classes(known, dataset.classes)
+        return open_dataset(data, split, classes=known, semantic=semantic)
     if semantic and set(classes) != set(model.classes):
         raise UserError("a label map says one class of each pixel, so its classes are judged all together")
     for name in classes:

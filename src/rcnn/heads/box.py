@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rcnn.boxes import precise
 from rcnn.heads import low_rank
+from rcnn.heads.convs import HeadNorm
 from rcnn.heads.roi_head import BoxOutput, RoIHead, RoIHeadOptions
 
 
@@ -22,11 +23,18 @@ class BoxHeadOptions(RoIHeadOptions):
 
     Attributes:
         hidden: widths of the shared fully connected layers; unused where the backbone brings its own (fc6, fc7).
+        convs: widths of 3×3 convolutions before them; unused where the backbone brings its own layers.
+        norm: of those convolutions: "none", "frozen" batch norm for weights that come with its statistics, or "group".
+        background_slot: whether the deltas of regression per class have a slot for the background as well, the last.
+            Nothing reads or trains it; weights that come with one (py-faster-rcnn, torchvision) stay whole.
         ranks: ranks of the fully connected layers in order, each made of two by truncated SVD, 0 for one layer; set by
             `rcnn compress`. A model that is created with ranks has random layers there.
     """
 
     hidden: tuple[int, ...] = (1024, 1024)
+    convs: tuple[int, ...] = ()
+    norm: HeadNorm = "none"
+    background_slot: bool = False
     ranks: tuple[int, ...] = ()
 
 
@@ -66,7 +74,7 @@ class BoxHead(RoIHead):
         self.trunk, self.channels = trunk, channels
         low_rank.split(trunk, options.ranks)
         self.cls_score = nn.Linear(channels, classes + 1)
-        slots = {"per-class": classes, "class-agnostic": 1, "none": 0}[options.regression]
+        slots = {"per-class": classes + options.background_slot, "class-agnostic": 1, "none": 0}[options.regression]
         self.bbox_pred = nn.Linear(channels, 4 * slots) if slots else None
         for layer, std in zip((self.cls_score, self.bbox_pred), options.init_std, strict=True):
             if layer is not None:
@@ -87,5 +95,5 @@ class BoxHead(RoIHead):
             logits = self.cls_score(hidden)  # [B, N, K+1]
             if self.bbox_pred is None:
                 return BoxOutput(logits, logits.new_zeros(*logits.shape[:2], 1, 4))
-            deltas = self.bbox_pred(hidden).unflatten(2, (-1, 4))  # [B, N, K or 1, 4]
+            deltas = self.bbox_pred(hidden).unflatten(2, (-1, 4))[:, :, : self.classes]  # [B, N, K or 1, 4]
         return BoxOutput(logits, deltas)

@@ -18,7 +18,9 @@ from torch.nn import functional as F
 from rcnn import targets
 from rcnn.data.collate import capacity
 from rcnn.errors import UserError
+from rcnn.heads.convs import HeadNorm, conv_layers
 from rcnn.heads.roi_head import RoISamples
+from rcnn.kernels.paste import PasteRule
 from rcnn.structures import DetectionBatch, Masks
 
 # RoIs of an image whose masks are made at once at test: crowds take longer, not more memory.
@@ -35,20 +37,28 @@ class MaskHeadOptions:
     Attributes:
         size: pooled side; the mask's is twice that. None for 14, or what the backbone's own layers want.
         convs: widths of the 3×3 convolutions; unused where the backbone brings its own layers (C4's res5).
+        norm: of those: "none", "frozen" batch norm for weights that come with its statistics, or "group".
         deconv: width of the transposed convolution.
         classes: a mask for each class, or one for all ("class-agnostic", table 2 of the paper: nearly as good).
-        target: what a cell should say: "binary", whether at least half of it is covered, or "soft", how much.
+        background_slot: whether masks for each class come with one of the background, the last. Nothing reads or trains
+            it; weights that come with one (torchvision) stay whole.
+        target: what a cell should say: "binary", whether at least half of it is covered, "soft", how much, or
+            "torchvision", what RoIAlign reads of the mask resized to the image in the network.
         weight: of the mask loss.
         threshold: from which probability on a pixel belongs to the object.
+        paste: how masks come back into the image: "exact", or "torchvision", whose boxes end at whole pixels.
     """
 
     size: int | None = None
     convs: tuple[int, ...] = (256, 256, 256, 256)
+    norm: HeadNorm = "none"
     deconv: int = 256
     classes: Literal["per-class", "class-agnostic"] = "per-class"
-    target: Literal["binary", "soft"] = "binary"
+    background_slot: bool = False
+    target: Literal["binary", "soft", "torchvision"] = "binary"
     weight: float = 1.0
     threshold: float = 0.5
+    paste: PasteRule = "exact"
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
@@ -71,16 +81,13 @@ class MaskHead(nn.Module):
     ) -> None:
         super().__init__()
         self.options, self.most = options, most
-        layers: list[nn.Module] = []
-        for width in options.convs if own_layers else ():
-            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
-            channels = width
-        layers += [nn.ConvTranspose2d(channels, options.deconv, 2, stride=2), nn.ReLU(inplace=True)]
-        for layer in layers[::2]:
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")  # type: ignore[arg-type]
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-        self.layers = nn.Sequential(*layers)
-        self.mask_logits = nn.Conv2d(options.deconv, classes if options.classes == "per-class" else 1, 1)
+        convs = options.convs if own_layers else ()
+        deconv = nn.ConvTranspose2d(convs[-1] if convs else channels, options.deconv, 2, stride=2)
+        nn.init.kaiming_normal_(deconv.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(deconv.bias)  # type: ignore[arg-type]
+        self.layers = nn.Sequential(*conv_layers(channels, convs, options.norm), deconv, nn.ReLU(inplace=True))
+        per_class = options.classes == "per-class"
+        self.mask_logits = nn.Conv2d(options.deconv, classes + options.background_slot if per_class else 1, 1)
         nn.init.normal_(self.mask_logits.weight, std=0.001)
         nn.init.zeros_(self.mask_logits.bias)  # type: ignore[arg-type]
 
@@ -104,7 +111,8 @@ class MaskHead(nn.Module):
         real = real & (masks.start.gather(1, torch.where(real, matched, 0)) >= 0)
         logits = self._of_class(look(boxes, real), samples.labels.gather(1, index))  # [B, P, M, M]
         with torch.no_grad():
-            goals = targets.cut(masks, boxes, torch.where(real, matched, 0), logits.shape[-1])
+            cut = targets.cut_aligned if self.options.target == "torchvision" else targets.cut
+            goals = cut(masks, boxes, torch.where(real, matched, 0), logits.shape[-1])
             if self.options.target == "binary":
                 goals = (goals >= 0.5).float()
         each = F.binary_cross_entropy_with_logits(logits, goals, reduction="none").mean((2, 3))  # [B, P]

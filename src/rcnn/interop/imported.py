@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from rcnn.backbones.norm import uncounted
 from rcnn.detectors import Model, create
 from rcnn.errors import RCNNError
 
@@ -54,7 +55,7 @@ def built(imported: Imported) -> Model[Any]:
     """
     model = create(imported.system, imported.classes, settings=imported.settings)
     own = model.state_dict()
-    wrong = sorted(own.keys() ^ imported.state.keys()) + [
+    wrong = sorted((own.keys() ^ imported.state.keys()) - uncounted(model)) + [
         name for name, value in own.items() if name in imported.state and imported.state[name].shape != value.shape
     ]
     if wrong:

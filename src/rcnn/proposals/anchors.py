@@ -25,6 +25,10 @@ class AnchorOptions:
         ratios: heights over widths.
         centre: where in its cell of `stride` pixels an anchor is centred: 0.5 its middle, 0.0 its corner
             (torchvision's and Detectron2's convention).
+        step: how far apart places lie: "stride" pixels of each map; "torchvision" divides the padded image by the
+            map's places and cuts the fraction off (13 places along 800 pixels lie 61 apart, not 64).
+        padding: whether places in the padding have anchors, too (torchvision, Detectron2); their boxes are cut at the
+            image's edge. An image's proposals then depend on what it is padded to.
         rounding: "none"; "caffe" rounds the sides of a 16-pixel base and multiplies them (py-faster-rcnn: 184×96
             instead of 181×91); "torchvision" rounds half sides.
     """
@@ -32,6 +36,8 @@ class AnchorOptions:
     sizes: tuple[tuple[float, ...], ...] = ((128.0, 256.0, 512.0),)
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     centre: float = 0.5
+    step: Literal["stride", "torchvision"] = "stride"
+    padding: bool = False
     rounding: Literal["none", "caffe", "torchvision"] = "none"
 
 
@@ -67,15 +73,24 @@ class Anchors(nn.Module):
     def forward(self, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
         """Anchors of maps of `shapes` (height, width): for each [H·W·k, 4], places row by row, anchors innermost."""
         levels, device = [], self.cells.device
+        padded = [side * self.strides[0] for side in shapes[0]]  # of which the finest stride is a whole part
         for (height, width), stride, cell in zip(shapes, self.strides, self.cells, strict=True):
-            x = (torch.arange(width, device=device) + self.options.centre) * stride
-            y = (torch.arange(height, device=device) + self.options.centre) * stride
+            down, right = stride, stride
+            if self.options.step == "torchvision":
+                down, right = padded[0] // height, padded[1] // width
+            x = (torch.arange(width, device=device) + self.options.centre) * right
+            y = (torch.arange(height, device=device) + self.options.centre) * down
             centres = torch.stack((x.repeat(height), y.repeat_interleave(width)), 1)  # [H·W, 2]
             levels.append((centres.repeat(1, 2)[:, None] + cell).reshape(-1, 4))  # [H·W·k, 4]
         return levels
 
     def eligible(self, shapes: Sequence[tuple[int, int]], sizes: Tensor) -> Tensor:
-        """[B, A] bool: anchors whose cell begins inside the true image `sizes` [B, 2]; the padding has none."""
+        """[B, A] bool: anchors whose cell begins inside the true image `sizes` [B, 2]; the padding has none unless
+        the options give it some.
+        """
+        if self.options.padding:
+            places = sum(height * width for height, width in shapes)
+            return torch.ones(len(sizes), places * self.per_place, dtype=torch.bool, device=sizes.device)
         levels = []
         for (height, width), stride in zip(shapes, self.strides, strict=True):
             rows = torch.arange(height, device=sizes.device) * stride < sizes[:, :1]  # [B, H]

@@ -26,7 +26,8 @@ class RPNOptions:
     """Settings of the region proposal network; the defaults are the modern recipe's (Lin et al. 2017, FPN).
 
     Attributes:
-        channels: width of the 3×3 convolution; 0 means that of the feature maps, at most 512 (the paper's 256 for ZF,
+        convs: how many 3×3 convolutions come first.
+        channels: width of the 3×3 convolutions; 0 means that of the feature maps, at most 512 (the paper's 256 for ZF,
             512 for VGG16).
         objectness: "sigmoid" gives each anchor one logit; "softmax" gives it two (object, not object).
         init_std: standard deviation of the new layers' normal start.
@@ -51,6 +52,7 @@ class RPNOptions:
             x2 − x1 + 1 where sizes and overlaps are measured, and the image ends at W − 1.
     """
 
+    convs: int = 1
     channels: int = 0
     objectness: Literal["sigmoid", "softmax"] = "sigmoid"
     init_std: float = 0.01
@@ -72,14 +74,18 @@ class RPNOptions:
     coder_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
     inclusive: bool = False
 
+    def __post_init__(self) -> None:
+        if self.convs < 1:
+            raise UserError(f"model.rpn.convs = {self.convs}: expected 1 or more")
+
 
 class RPNHead(nn.Module):
-    """A 3×3 convolution and two sibling 1×1 convolutions, shared by all maps.
+    """A 3×3 convolution, or more, and two sibling 1×1 convolutions, shared by all maps.
 
     Args:
         channels: C of the feature maps.
         per_place: k.
-        options: of these `channels`, `objectness` and `init_std`.
+        options: of these `convs`, `channels`, `objectness` and `init_std`.
     """
 
     def __init__(self, channels: int, per_place: int, options: RPNOptions) -> None:
@@ -87,9 +93,10 @@ class RPNHead(nn.Module):
         self.softmax = options.objectness == "softmax"
         width = options.channels or min(channels, 512)
         self.conv = nn.Conv2d(channels, width, 3, padding=1)
+        self.deeper = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(options.convs - 1))
         self.cls_logits = nn.Conv2d(width, per_place * (2 if self.softmax else 1), 1)
         self.bbox_pred = nn.Conv2d(width, per_place * 4, 1)
-        for layer in (self.conv, self.cls_logits, self.bbox_pred):
+        for layer in (self.conv, *self.deeper, self.cls_logits, self.bbox_pred):
             nn.init.normal_(layer.weight, std=options.init_std)
             nn.init.constant_(layer.bias, 0.0)  # type: ignore[arg-type]
 
@@ -97,7 +104,10 @@ class RPNHead(nn.Module):
         """Maps [B, C, H, W] → for each, objectness logits [B, H·W·k] and deltas [B, H·W·k, 4] in float32."""
         logits, deltas = [], []
         for feature in features:
-            hidden = box_ops.precise(F.relu(self.conv(feature)))
+            hidden = F.relu(self.conv(feature))
+            for conv in self.deeper:
+                hidden = F.relu(conv(hidden))
+            hidden = box_ops.precise(hidden)
             with torch.autocast(hidden.device.type, enabled=False):  # bf16 logits of 8 bits would tie, and boxes jump
                 score = self.cls_logits(hidden)  # [B, k or 2k, H, W]
                 delta = self.bbox_pred(hidden).permute(0, 2, 3, 1)  # [B, H, W, 4k]

@@ -62,7 +62,7 @@ def votes(model: Detector, image: Source, box: Sequence[float], label: int) -> V
     if not (math.isfinite(x1 + y1 + x2 + y2) and x1 < x2 and y1 < y2):
         raise UserError(f"box {[x1, y1, x2, y2]}: expected x1 < x2 and y1 < y2")
     _, pixels = pixels_of(image)
-    batch = _alone(resize(pixels, *model.detection_size))
+    batch = _alone(resize(pixels, *model.detection_size, model.resize_rule))
     (height, width), head = batch.sizes[0].tolist(), model.box_head
     scale = torch.tensor([width / pixels.shape[1], height / pixels.shape[0]]).repeat(2)
     region = (torch.tensor([x1, y1, x2, y2]) * scale)[None, None].to(model.device)

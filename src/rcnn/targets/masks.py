@@ -7,6 +7,8 @@ Letters: B images, P RoIs, G ground truths, M cells along a target's side, T col
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -47,6 +49,49 @@ def cut(masks: Masks, boxes: Tensor, matched: Tensor, size: int) -> Tensor:
     share = pixels / ys.diff(dim=2)[..., None]  # [B, P, M, T]
     share = torch.where(inside[..., None, :], share, 0.0)
     return share.unflatten(3, (size, COLUMNS)).mean(-1).nan_to_num(0.0).clamp(0, 1)
+
+
+def cut_aligned(masks: Masks, boxes: Tensor, matched: Tensor, size: int) -> Tensor:
+    """What RoIAlign, without half-pixel shift and with a sample a pixel, reads of each RoI's mask once that is resized
+    to the image in the network by its nearest pixels: torchvision's targets. The arguments and result are `cut`'s.
+
+    Each mask is drawn as far as its RoI reaches, one after the other, which takes longer than `cut`.
+    """
+    goals = boxes.new_zeros(*matched.shape, size, size)
+    for b, p in (take(masks.start, matched) >= 0).nonzero().tolist():
+        x1, y1, x2, y2 = boxes[b, p].tolist()
+        columns, to_columns = _read(masks, b, 0, x1, x2, size)
+        rows, to_rows = _read(masks, b, 1, y1, y2, size)
+        place = masks.start[b, matched[b, p]] + columns * masks.sizes[b, 0] + rows[:, None]  # [h, w]
+        _, on = _on_before(masks, place.clamp(min=0))
+        seen = (columns >= 0) & (rows[:, None] >= 0)
+        goals[b, p] = to_rows @ (on * seen) @ to_columns.T
+    return goals
+
+
+def _read(masks: Masks, b: int, axis: int, low: float, high: float, size: int) -> tuple[Tensor, Tensor]:
+    """What a RoI from `low` to `high` along an axis reads of an image b.
+
+    Returns:
+        the pixels [n] of the annotated image that those of the network show, −1 where there is none, and how much of
+        each the M cells read on average, [M, n].
+    """
+    scale, shift = masks.frames[b, axis].item(), masks.frames[b, axis + 2].item()
+    start, end = masks.windows[b, axis].item(), masks.windows[b, axis + 2].item()
+    extent = round((end - start) / abs(scale))
+    length = max(high - low, 1.0)
+    samples = math.ceil(length / size)
+    device = masks.ends.device
+    at = low + (torch.arange(size * samples, device=device) + 0.5) * (length / (size * samples))  # [M·samples]
+    inside = (at >= -1) & (at <= extent)
+    at = at.clamp(0, extent - 1)
+    first, last = int(at[0]), min(int(at[-1]) + 1, extent - 1)
+    pixels = torch.arange(first, last + 1, device=device)
+    hat = (1 - (at[:, None] - pixels).abs()).clamp(min=0) * inside[:, None]  # [M·samples, n]
+    shown = pixels * scale + shift
+    shown = shown.floor() if scale > 0 else shown.ceil() - 1
+    shown = torch.where((shown >= start) & (shown < end), shown, -1.0).long()
+    return shown, hat.unflatten(0, (size, samples)).mean(1)
 
 
 def _along(boxes: Tensor, frames: Tensor, axis: int, places: Tensor) -> Tensor:

@@ -28,4 +28,5 @@ def image_loader(job: Job, regions: Regions | None = None) -> TrainLoader:
         pin_memory=job.model.device.type == "cuda",
         regions=regions or job.regions,
         masks=job.model.learns_masks,
+        rule=job.model.resize_rule,
     )

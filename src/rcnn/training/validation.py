@@ -81,6 +81,7 @@ def judge_images(
         indices=indices,
         regions=regions,
         masks=model.learns_masks,
+        rule=model.resize_rule,
     )
     for rows, batch in batches:
         losses, found = model.judge(batch.to(model.device, non_blocking=True), generator, score=LEAST_SCORE)
