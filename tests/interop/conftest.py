@@ -150,13 +150,24 @@ def photos():
     return sorted(folder.glob("*.jpg"))[::47][:20]
 
 
-@pytest.fixture(scope="session")
-def slow():
-    """The module of independent forward passes, `slow.py`."""
-    spec = importlib.util.spec_from_file_location("slow", Path(__file__).parent / "slow.py")
+def _module(name):
+    """A module beside this file, which holds no tests."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def slow():
+    """The module of independent forward passes, `slow.py`."""
+    return _module("slow")
+
+
+@pytest.fixture(scope="session")
+def wire():
+    """The module that writes Caffe's files, `wire.py`."""
+    return _module("wire")
 
 
 @pytest.fixture

@@ -84,7 +84,8 @@ class Checkpoint:
         """A convolution and its frozen batch norm."""
         y = F.conv2d(x, self.state[f"{name}.weight"], None, stride, padding, dilation)
         weight, bias, mean, var = (
-            self.state[f"{name}.norm.{part}"][:, None, None] for part in ("weight", "bias", "running_mean", "running_var")
+            self.state[f"{name}.norm.{part}"][:, None, None]
+            for part in ("weight", "bias", "running_mean", "running_var")
         )
         return (y - mean) / torch.sqrt(var + 1e-5) * weight + bias
 
@@ -135,15 +136,13 @@ class Checkpoint:
         centre = torch.stack((x, y, x, y), -1).view(-1, 1, 4)
         return centre + torch.tensor(cell)
 
-    def proposals(self, slow, maps, height, width):
-        """The best 1,000 boxes [N, 4]."""
+    def proposals(self, slow, said, anchors, height, width):
+        """The best 1,000 boxes [N, 4] of what `rpn_head` says of each map, and of its anchors."""
         boxes, scores = [], []
-        for level, map_ in enumerate(maps):
-            logits, deltas = self.rpn_head(map_)
+        for (logits, deltas), laid in zip(said, anchors, strict=True):
             logits, deltas = logits.flatten(), deltas.flatten(0, 1)
-            anchors = self.anchors(level, *map_.shape[-2:]).flatten(0, 1)
             order = logits.argsort(descending=True)[: 1000 if self.form == "FPN" else 6000]
-            box = slow.clipped(slow.decode(deltas[order], anchors[order]), height, width)
+            box = slow.clipped(slow.decode(deltas[order], laid.flatten(0, 1)[order]), height, width)
             solid = (box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1])
             box, logit = box[solid], logits[order][solid]
             kept = slow.greedy(box, logit, 0.7)
@@ -179,7 +178,7 @@ class Checkpoint:
         return self.linear(f"{start}cls_score", x), self.linear(f"{start}bbox_pred", x).unflatten(1, (-1, 4))
 
     def mask_head(self, slow, maps, boxes, labels):
-        """Probabilities [N, M, M] of the maps of these labels."""
+        """Logits [N, M, M] of the maps of these labels."""
         start = "roi_heads.mask_head."
         x = self.pooled(maps, boxes, 14)
         if self.form == "C4":
@@ -187,9 +186,11 @@ class Checkpoint:
         else:
             for number in range(4):
                 x = self.conv(f"{start}mask_fcn{number + 1}", x, 1).relu()
-        x = F.conv_transpose2d(x, self.state[f"{start}deconv.weight"], self.state[f"{start}deconv.bias"], stride=2).relu()
+        x = F.conv_transpose2d(
+            x, self.state[f"{start}deconv.weight"], self.state[f"{start}deconv.bias"], stride=2
+        ).relu()
         x = self.conv(f"{start}predictor", x)
-        return torch.stack([m[label if len(m) > 1 else 0] for m, label in zip(x, labels.tolist(), strict=True)]).sigmoid()
+        return torch.stack([m[label if len(m) > 1 else 0] for m, label in zip(x, labels.tolist(), strict=True)])
 
     def detections(self, slow, logits, deltas, proposals, height, width):
         """Boxes, scores and labels of the best 100, best first."""
@@ -202,7 +203,11 @@ class Checkpoint:
             kept = slow.greedy(boxes, scores[wanted, label], 0.5)
             found += [(scores[wanted, label][k].item(), boxes[k], label) for k in kept]
         found = sorted(found, key=lambda entry: -entry[0])[:100]
-        return torch.stack([f[1] for f in found]), torch.tensor([f[0] for f in found]), torch.tensor([f[2] for f in found])
+        return (
+            torch.stack([f[1] for f in found]),
+            torch.tensor([f[0] for f in found]),
+            torch.tensor([f[2] for f in found]),
+        )
 
     def tame(self, slow, maps, height, width):
         """Scales what the last layers say to what trained ones do, so that there are detections to compare."""
@@ -215,12 +220,13 @@ class Checkpoint:
         said = [self.rpn_head(map_) for map_ in maps]
         scale(f"{start}objectness_logits", torch.cat([logits.flatten() for logits, _ in said]), 3)
         scale(f"{start}anchor_deltas", torch.cat([deltas.flatten() for _, deltas in said]), 0.3)
-        boxes = self.proposals(slow, maps, height, width)[:40]
+        anchors = [self.anchors(level, *map_.shape[-2:]) for level, map_ in enumerate(maps)]
+        boxes = self.proposals(slow, [self.rpn_head(map_) for map_ in maps], anchors, height, width)[:40]
         logits, deltas = self.box_head(slow, maps, boxes)
         scale("roi_heads.box_predictor.cls_score", logits, 2)
         scale("roi_heads.box_predictor.bbox_pred", deltas, 1)
         if self.mask:
-            features = self.mask_head(slow, maps, boxes, torch.zeros(len(boxes), dtype=torch.long)).logit()
+            features = self.mask_head(slow, maps, boxes, torch.zeros(len(boxes), dtype=torch.long))
             scale("roi_heads.mask_head.predictor", features, 2)
 
     def save(self, path):
@@ -258,18 +264,26 @@ def test_a_model_says_what_detectron2_would(name, file, options, slow, picture, 
         close(found, expected)
 
     regions = model.rpn(maps, images)
+    said, laid = [], []
     for level, map_ in enumerate(expected_maps):
         logits, deltas = theirs.rpn_head(map_)
-        anchors = theirs.anchors(level, *map_.shape[-2:])
-        if len(expected_maps) == 1:  # ours has the ratios outermost
-            order = [size * 3 + ratio for ratio in range(3) for size in range(5)]
-            logits, deltas, anchors = logits[:, order], deltas[:, order], anchors[:, order]
-        close(regions.logits[level][0], logits.flatten())
-        close(regions.deltas[level][0], deltas.flatten(0, 1))
-        close(regions.anchors[level], anchors.flatten(0, 1), 1e-6)
+        # Ours has the ratios outermost; on a pyramid a place has one size.
+        sizes = 1 if theirs.form == "FPN" else 5
+        order = [ratio * sizes + size for size in range(sizes) for ratio in range(3)]
+        said.append(
+            (
+                regions.logits[level].view(-1, 3 * sizes)[:, order],
+                regions.deltas[level].view(-1, 3 * sizes, 4)[:, order],
+            )
+        )
+        laid.append(theirs.anchors(level, *map_.shape[-2:]))
+        close(said[level][0], logits)
+        close(said[level][1], deltas)
+        close(regions.anchors[level].view(-1, 3 * sizes, 4)[:, order], laid[level], 1e-6)
 
+    # What follows picks and sorts, so each step is held against the other's on the same numbers.
     proposals = model.rpn.propose(regions, images, training=False)
-    boxes = theirs.proposals(slow, expected_maps, height, width)
+    boxes = theirs.proposals(slow, said, laid, height, width)
     assert int(proposals.valid.sum()) == len(boxes)
     close(proposals.boxes[0, : len(boxes)], boxes)
 
@@ -281,11 +295,11 @@ def test_a_model_says_what_detectron2_would(name, file, options, slow, picture, 
     close(output.deltas[0], deltas)
 
     result = model.detect(images, some)
-    found, scores, labels = theirs.detections(slow, logits, deltas, boxes, height, width)
+    found, scores, labels = theirs.detections(slow, output.logits[0], output.deltas[0], boxes, height, width)
     assert len(found) > 20
     assert int(result.valid.sum()) == len(found)
     assert result.labels[0, : len(found)].tolist() == labels.tolist()
     close(result.boxes[0, : len(found)], found)
     close(result.scores[0, : len(found)], scores)
     if theirs.mask:
-        close(result.masks[0, : len(found)], theirs.mask_head(slow, expected_maps, found, labels), 1e-3)
+        close(result.masks[0, : len(found)], theirs.mask_head(slow, expected_maps, found, labels).sigmoid(), 1e-3)

@@ -21,7 +21,17 @@ from rcnn.backbones.backbone import Backbone, Tap, Trunk
 from rcnn.backbones.folding import fold_norms
 from rcnn.backbones.fpn import FPN
 from rcnn.backbones.norm import NORMS, NormLayer, ValidRegion, add_norms, assign_strides, mask_poolings, norm_layer
-from rcnn.backbones.weights import FCN_STATISTICS, Loaded, WeightsEntry, caffe_entry, find, likest, load, torchvision_entry
+from rcnn.backbones.weights import (
+    CAFFEMODEL,
+    FCN_STATISTICS,
+    Loaded,
+    WeightsEntry,
+    caffe_entry,
+    find,
+    likest,
+    load,
+    torchvision_entry,
+)
 from rcnn.errors import UserError, nearest
 
 
@@ -121,6 +131,14 @@ RESNET_SYSTEMS = {
 }
 CLASSIFIER = {"body": "features.", "head": "classifier."}
 RELEASED = "https://github.com/rbgirshick/py-faster-rcnn (data/scripts/fetch_imagenet_models.sh)"
+VGG_CAFFE = caffe_entry(
+    *("VGG16.v2.pth", "VGG16.v2.caffemodel"),
+    licence="CC BY 4.0 (the VGG group)",
+    source=RELEASED,
+    body=CLASSIFIER["body"],
+    head=CLASSIFIER["head"],
+    layers=vgg.CAFFE_LAYERS,
+)
 
 _ENTRIES = [
     _plain(
@@ -135,7 +153,7 @@ _ENTRIES = [
         alexnet.caffenet_trunk,
         (
             caffe_entry(
-                "bvlc_reference_caffenet.pth",
+                *("bvlc_reference_caffenet.pth", "bvlc_reference_caffenet.caffemodel"),
                 licence="unrestricted use (the Berkeley reference models)",
                 source="https://github.com/BVLC/caffe/tree/master/models/bvlc_reference_caffenet",
             ),
@@ -146,14 +164,20 @@ _ENTRIES = [
     _plain(
         "zf",
         zf.zf_trunk,
-        (caffe_entry("ZF.v2.pth", licence="MIT (Faster R-CNN's release)", source=RELEASED),),
+        (caffe_entry(*("ZF.v2.pth", "ZF.v2.caffemodel"), licence="MIT (Faster R-CNN's release)", source=RELEASED),),
         ("sppnet", "faster-rcnn"),
         0,
     ),
     _plain(
         "vgg-m",
         zf.vgg_m_trunk,
-        (caffe_entry("VGG_CNN_M_1024.v2.pth", licence="as its authors state on their page", source=RELEASED),),
+        (
+            caffe_entry(
+                *("VGG_CNN_M_1024.v2.pth", "VGG_CNN_M_1024.v2.caffemodel"),
+                licence="as its authors state on their page",
+                source=RELEASED,
+            ),
+        ),
         ("fast-rcnn", "faster-rcnn"),
         1,
     ),
@@ -162,7 +186,7 @@ _ENTRIES = [
         vgg.trunk,
         (
             torchvision_entry("vgg16-397923af.pth", **CLASSIFIER),
-            caffe_entry("VGG16.v2.pth", licence="CC BY 4.0 (the VGG group)", source=RELEASED, **CLASSIFIER),
+            VGG_CAFFE,
         ),
         ("rcnn", "fast-rcnn", "faster-rcnn"),
         2,
@@ -174,10 +198,7 @@ _ENTRIES = [
         SKIPS,
         (
             torchvision_entry("vgg16-397923af.pth", **CLASSIFIER),
-            replace(
-                caffe_entry("VGG16.v2.pth", licence="CC BY 4.0 (the VGG group)", source=RELEASED, **CLASSIFIER),
-                normalisation=FCN_STATISTICS,
-            ),
+            replace(VGG_CAFFE, normalisation=FCN_STATISTICS),
         ),
         ("fcn-32s", "fcn-16s", "fcn-8s"),
         frozen_stages=0,
@@ -293,6 +314,10 @@ def _weights(
         raise UserError(
             f"'{found.name}' has no weights by the convention '{convention}'{nearest(convention, conventions)}"
         )
+    if convention is None and Path(weights).suffix == CAFFEMODEL:
+        if "caffe" not in conventions:
+            raise UserError(f"'{weights}' is Caffe's, and for '{found.name}' this library knows no weights of Caffe's")
+        convention = "caffe"
     chosen = conventions[convention] if convention else found.weights[0]
     return (find(chosen, found.name) if weights == "imagenet" else Path(weights)), chosen
 

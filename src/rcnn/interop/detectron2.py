@@ -20,9 +20,9 @@ from torch import Tensor
 from rcnn.backbones import weights
 from rcnn.backbones.backbone import Normalise
 from rcnn.backbones.weights import Normalisation
-from rcnn.detectors import create
 from rcnn.errors import UserError
 from rcnn.interop import pickles
+from rcnn.interop.fitting import fitted, needed
 from rcnn.interop.imported import Asked, Imported
 from rcnn.interop.published import class_names
 
@@ -133,7 +133,9 @@ def _recognised(path: Path, state: Mapping[str, Tensor]) -> _Form:
     blocks = {m[1] for key in state if (m := re.match(re.escape(body) + r"res4\.(\d+)\.", key))}
     wide = state.get(f"{body}res2.0.conv2.weight")
     if len(blocks) not in DEPTHS or wide is None or wide.shape[:2] != (64, 64):
-        raise UserError(f"'{path}' has another backbone: {len(blocks)} blocks in res4 and no plain bottlenecks; {expected}")
+        raise UserError(
+            f"'{path}' has another backbone: {len(blocks)} blocks in res4 and no plain bottlenecks; {expected}"
+        )
     return _Form(
         "FPN" if fpn else "C4" if "roi_heads.res5.0.conv1.weight" in state else "DC5",
         DEPTHS[len(blocks)],
@@ -171,7 +173,9 @@ def _settings(path: Path, state: Mapping[str, Tensor], form: _Form, asked: Asked
     }
     if form.rpn:
         channels = _rows(path, state, "proposal_generator.rpn_head.conv.weight")
-        settings["anchors"] = {"sizes": tuple((size,) for size in SIZES) if fpn else (SIZES,), "centre": 0.0}
+        sizes = tuple((size,) for size in SIZES) if fpn else (SIZES,)
+        # Only what has a pyramid is padded there, to what its coarsest map divides.
+        settings["anchors"] = {"sizes": sizes, "centre": 0.0, "padding": fpn}
         settings["rpn"] = {
             "channels": channels,
             "loss_beta": 0.0,
@@ -209,12 +213,11 @@ def _translated(
     Raises:
         UserError: a tensor is missing, has another shape, or has no place.
     """
-    with torch.device("meta"):
-        expected = create(form.system, classes, settings=settings).state_dict()
+    expected = needed(form.system, classes, settings)
     statistics = Normalise(_statistics(path, state)).state_dict(prefix="backbone.normalise.")
     convs = len(settings.get("mask", {}).get("convs", ()))
     result, used = {}, set()
-    for key, ours in expected.items():
+    for key, shape in expected.items():
         if key in statistics:
             result[key] = statistics[key]
             continue
@@ -223,11 +226,8 @@ def _translated(
         value = state.get(source)
         if value is None and source.endswith((".running_mean", ".running_var")):
             # Files of the first releases have no statistics where those are 0 and 1.
-            value = torch.zeros(ours.shape) if source.endswith("mean") else torch.ones(ours.shape)
-        if value is None:
-            raise UserError(f"'{path}' lacks '{source}', which '{form.name}' has")
-        if value.shape != ours.shape:
-            raise UserError(f"'{path}' has '{source}' of shape {list(value.shape)}, expected {list(ours.shape)}")
+            value = torch.zeros(shape) if source.endswith("mean") else torch.ones(shape)
+        value = fitted(path, source, value, shape)
         result[key] = _ratios_outermost(value, form) if key.startswith(("rpn.head.cls", "rpn.head.bbox")) else value
     left = sorted(key for key in state if key not in used and not _UNREAD.fullmatch(key))
     if left:
@@ -273,7 +273,9 @@ def _statistics(path: Path, state: Mapping[str, Tensor]) -> Normalisation:
 
     Which channel is first is not among them; ImageNet's mean has more red than blue.
     """
-    mean, std = (state.get(f"pixel_{name}", torch.tensor(getattr(STATISTICS, name))).flatten() for name in ("mean", "std"))
+    mean, std = (
+        state.get(f"pixel_{name}", torch.tensor(getattr(STATISTICS, name))).flatten() for name in ("mean", "std")
+    )
     numbers = [float(value) for value in (*mean, *std)]
     if len(numbers) != 6 or not all(map(math.isfinite, numbers)) or 0 in numbers[3:]:
         raise UserError(f"'{path}' has a 'pixel_mean' or 'pixel_std' that is not three finite numbers")
