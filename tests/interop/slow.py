@@ -6,6 +6,8 @@ import torch
 from torch.nn import functional as F
 from torchvision import ops
 
+LIMIT = math.log(1000 / 16)
+
 
 def resnet(layer, x, blocks, *, dilated=False, stages=(2, 3, 4, 5)):
     """Maps behind each of `stages` [1, C, h, w] of a ResNet whose first 1×1 of a stage strides.
@@ -27,7 +29,7 @@ def resnet(layer, x, blocks, *, dilated=False, stages=(2, 3, 4, 5)):
     return maps
 
 
-def decode(deltas, boxes, weights=(1, 1, 1, 1), plus=0.0, limit=math.log(1000 / 16)):
+def decode(deltas, boxes, weights=(1, 1, 1, 1), plus=0.0, limit=LIMIT):
     """Boxes [N, 4] moved by deltas [N, 4]; sides are x2 − x1 + `plus`."""
     width, height = boxes[:, 2] - boxes[:, 0] + plus, boxes[:, 3] - boxes[:, 1] + plus
     x, y = boxes[:, 0] + 0.5 * width, boxes[:, 1] + 0.5 * height

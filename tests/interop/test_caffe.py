@@ -28,11 +28,8 @@ ANCHORS = [
     *((-56, -56, 71, 71), (-120, -120, 135, 135), (-248, -248, 263, 263)),
     *((-36, -80, 51, 95), (-80, -168, 95, 183), (-168, -344, 183, 359)),
 ]
-VGG_CONVS = [
-    (f"conv{s}_{i}", c)
-    for s, c, n in ((1, 64, 2), (2, 128, 2), (3, 256, 3), (4, 512, 3), (5, 512, 3))
-    for i in range(1, n + 1)
-]
+VGG_STAGES = ((1, 64, 2), (2, 128, 2), (3, 256, 3), (4, 512, 3), (5, 512, 3))
+VGG_CONVS = [(f"conv{stage}_{i}", width) for stage, width, count in VGG_STAGES for i in range(1, count + 1)]
 
 
 @pytest.fixture
@@ -435,7 +432,7 @@ def test_a_classifier_is_a_start_for_training(narrow, wire, tmp_path):
     weights, path = zf_weights(), tmp_path / "ZF.v2.caffemodel"
     weights.fc("fc8", 10, 4096)
     path.write_bytes(wire.net(weights, old=True))
-    with pytest.raises(UserError, match="is a classifier and detects nothing: train on it with --weights .*'zf'"):
+    with pytest.raises(UserError, match=r"is a classifier and detects nothing: train on it with --weights .*'zf'"):
         caffe.read(path, Asked())
     backbone = backbones.create("zf", weights=path)
     assert torch.equal(backbone.body.conv2.weight, weights["conv2"][0])

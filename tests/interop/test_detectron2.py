@@ -3,7 +3,6 @@
 import math
 import pickle
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -303,3 +302,118 @@ def test_a_model_says_what_detectron2_would(name, file, options, slow, picture, 
     close(result.scores[0, : len(found)], scores)
     if theirs.mask:
         close(result.masks[0, : len(found)], theirs.mask_head(slow, expected_maps, found, labels).sigmoid(), 1e-3)
+
+
+class Outline(Checkpoint):
+    """The keys and shapes of a checkpoint, at the cost of a number each."""
+
+    def normal(self, *shape, std=1.0):
+        return torch.zeros(()).expand(shape)
+
+
+@pytest.fixture
+def read(monkeypatch, tmp_path):
+    """`detectron2.read` of a state dict, as if it lay in a file."""
+
+    def run(state, **asked):
+        monkeypatch.setattr(detectron2, "tensors", lambda path: dict(state))
+        return detectron2.read(tmp_path / "model.pkl", Asked(**asked))
+
+    return run
+
+
+@pytest.mark.parametrize("depth", [50, 101])
+@pytest.mark.parametrize("form", ["C4", "DC5", "FPN"])
+@pytest.mark.parametrize(
+    ("kind", "branches"), [("mask", {}), ("faster", {"mask": False}), ("fast", {"mask": False, "rpn": False})]
+)
+def test_every_form_is_known_by_its_keys(kind, branches, form, depth, read):
+    imported = read(Outline(form, depth=depth, classes=80, **branches).state)
+    assert imported.system == f"{kind}-rcnn/resnet{depth}-{ {'C4': 'c4', 'DC5': 'c5', 'FPN': 'fpn'}[form] }"
+    assert imported.classes[:2] == ("person", "bicycle")
+    assert "taken for COCO's" in imported.notes[0]
+    assert len(imported.notes) == (2 if kind == "fast" else 1)
+    if kind != "fast":
+        assert imported.settings["rpn"]["post_nms"] == ((1000, 1000) if form == "FPN" else (2000, 1000))
+
+
+def test_pixels_are_normalised_as_the_file_says(read):
+    state = Outline("C4").state
+    buffers = "backbone.normalise."
+    plain = read(state)
+    assert plain.state[f"{buffers}order"].tolist() == [2, 1, 0]
+    assert plain.settings["backbone"]["stride_on"] == "1x1"
+    state["pixel_mean"] = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
+    state["pixel_std"] = torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)
+    other = read(state)
+    assert other.state[f"{buffers}order"].tolist() == [0, 1, 2]
+    assert other.state[f"{buffers}shift"].tolist() == pytest.approx(
+        [-123.675 / 58.395, -116.28 / 57.12, -103.53 / 57.375]
+    )
+    assert other.settings["backbone"]["stride_on"] == "3x3"
+    state["pixel_std"] = torch.tensor([1.0, 0.0, 1.0])
+    with pytest.raises(UserError, match="not three finite numbers"):
+        read(state)
+
+
+def test_statistics_that_a_first_release_left_out_are_0_and_1(read):
+    state = Outline("C4").state
+    del state["backbone.stem.conv1.norm.running_mean"], state["backbone.stem.conv1.norm.running_var"]
+    imported = read(state, bn_eps=0.0)
+    assert imported.state["backbone.body.bn1.running_mean"].eq(0).all()
+    assert imported.state["backbone.body.bn1.running_var"].eq(1).all()
+    assert imported.settings["backbone"]["eps"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "asked", "message"),
+    [
+        ({"backbone.res3.1.conv2.weight": None}, {}, r"lacks 'backbone\.res3\.1\.conv2\.weight', of shape"),
+        ({"backbone.res3.1.conv2.weight": torch.zeros(4)}, {}, r"of shape \[4\], expected \[128, 128, 3, 3\]"),
+        (
+            {"backbone.stem.extra": torch.zeros(4)},
+            {},
+            r"has no place for 1 of its tensors, first 'backbone\.stem\.extra'",
+        ),
+        ({"sem_seg_head.predictor.weight": torch.zeros(4)}, {}, "is a panoptic FPN of Detectron2; expected Fast"),
+        ({"roi_heads.keypoint_head.conv_fcn1.weight": torch.zeros(4)}, {}, "is a keypoint detector of Detectron2"),
+        ({"backbone.res2.0.conv2.weight": torch.zeros(256, 8, 3, 3)}, {}, "has another backbone"),
+        ({"backbone.res4.6.conv1.weight": torch.zeros(4)}, {}, "has another backbone: 7 blocks in res4"),
+        ({"roi_heads.box_predictor.cls_score.weight": None}, {}, "so it is no detector of Detectron2"),
+        ({"roi_heads.box_predictor.cls_score.weight": torch.zeros(8, 2048)}, {}, "7 classes and says no names"),
+        (
+            {},
+            {"model": "mask_rcnn_R_50_FPN_3x"},
+            "the keys of 'mask_rcnn_R_50_C4', not of --model 'mask_rcnn_R_50_FPN_3x'",
+        ),
+        ({}, {"classes": ("a", "b")}, "has 20 classes beside background, and --classes names 2"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_sentence(change, asked, message, read):
+    state = {key: value for key, value in (Outline("C4").state | change).items() if value is not None}
+    with pytest.raises(UserError, match=message) as refusal:
+        read(state, **asked)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_classifier_is_no_detector(read):
+    with pytest.raises(UserError, match="has no keys of a Detectron2 detector"):
+        read({"stem.conv1.weight": torch.zeros(64, 3, 7, 7)})
+
+
+def test_a_shape_that_its_bytes_do_not_fill_is_refused(tmp_path):
+    path = tmp_path / "model.pth"
+    torch.save({"model": {"roi_heads.box_head.fc1.weight": torch.zeros(()).expand(2**20, 2**20)}}, path)
+    with pytest.raises(UserError, match=r"of shape \[1048576, 1048576\], which its bytes do not fill"):
+        detectron2.read(path, Asked())
+
+
+def test_other_files_are_refused_in_one_sentence(tmp_path):
+    for name, content in (("a.pkl", b"nothing"), ("a.pth", b"nothing"), ("a.txt", b"nothing")):
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(UserError) as refusal:
+            detectron2.read(path, Asked())
+        assert "\n" not in str(refusal.value)
+    with pytest.raises(UserError, match="does not exist"):
+        detectron2.read(tmp_path / "nowhere.pkl", Asked())

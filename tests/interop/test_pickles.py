@@ -178,7 +178,7 @@ def test_a_shape_that_its_bytes_do_not_fill_is_refused(shape, tmp_path):
             state = (1, shape, np.dtype("f4"), False, b"\0" * 8)
             return np.zeros(1, np.float32).__reduce__()[0], (np.ndarray, (0,), b"b"), state
 
-    with pytest.raises(UserError, match="do not fill|damaged"):
+    with pytest.raises(UserError, match=r"do not fill|damaged"):
         pickles.arrays(written(tmp_path / "x.pkl", {"a": Lying()}, 4))
 
 

@@ -113,7 +113,7 @@ def _blob(path: Path, name: str, message: memoryview) -> Blob:
     """A layer's blob, its numbers counted against its shape."""
     blob, shape, old = Blob(), None, dict.fromkeys(_OLD_SHAPE, 0)
     singles: list[memoryview] = []
-    for number, kind, value in protobuf.fields(message):
+    for number, _, value in protobuf.fields(message):
         if number in old and isinstance(value, int):
             old[number] = value
         elif number == _SHAPE and isinstance(value, memoryview):

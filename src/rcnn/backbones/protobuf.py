@@ -1,6 +1,7 @@
-"""The wire format of protocol buffers, as far as a reader of weights needs it (protobuf.dev/programming-guides/encoding).
+"""The wire format of protocol buffers, as far as a reader of weights needs it.
 
-A message is a row of fields, each a number, a wire type and a value; what a number means is the reader's knowledge.
+A message is a row of fields, each a number, a wire type and a value (protobuf.dev/programming-guides/encoding); what a
+number means is the reader's knowledge.
 What is nested is a value of bytes until the reader asks for its fields, so a file cannot make this module descend, and
 a length is compared with what is there before anything is taken.
 """

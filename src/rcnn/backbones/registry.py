@@ -20,7 +20,7 @@ from rcnn.backbones import alexnet, mobilenet, resnet, squeezenet, vgg, zf
 from rcnn.backbones.backbone import Backbone, Tap, Trunk
 from rcnn.backbones.folding import fold_norms
 from rcnn.backbones.fpn import FPN
-from rcnn.backbones.norm import NORMS, NormLayer, ValidRegion, add_norms, assign_strides, mask_poolings, norm_layer
+from rcnn.backbones.norm import NORMS, ValidRegion, add_norms, assign_strides, mask_poolings, norm_layer
 from rcnn.backbones.weights import (
     CAFFEMODEL,
     FCN_STATISTICS,

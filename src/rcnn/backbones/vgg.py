@@ -22,7 +22,8 @@ CAFFE_LAYERS = {
             strict=True,
         )
     ),
-    **{"fc6": "classifier.0", "fc7": "classifier.3"},
+    "fc6": "classifier.0",
+    "fc7": "classifier.3",
 }
 # Behind pool3, pool4 and pool5.
 SKIPS = (Tap(16, 8, 256), Tap(23, 16, 512), Tap(30, 32, 512))

@@ -231,7 +231,9 @@ def _translated(
         result[key] = _ratios_outermost(value, form) if key.startswith(("rpn.head.cls", "rpn.head.bbox")) else value
     left = sorted(key for key in state if key not in used and not _UNREAD.fullmatch(key))
     if left:
-        raise UserError(f"'{path}' has {len(left)} tensors that '{form.name}' has not, first '{left[0]}'")
+        raise UserError(
+            f"'{form.name}', which '{path}' seems to be, has no place for {len(left)} of its tensors, first '{left[0]}'"
+        )
     return result
 
 

@@ -254,7 +254,10 @@ _WITH_ARGUMENT = {
 }
 _CONSTANTS: dict[str, Any] = {
     **dict.fromkeys(_WITH_ARGUMENT),
-    **{"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()},
+    "NONE": None,
+    "NEWTRUE": True,
+    "NEWFALSE": False,
+    "EMPTY_TUPLE": (),
 }
 _STEPS: dict[str, Callable[[_Machine, Any], Any]] = {
     "MARK": lambda m, _: m.marks.append(len(m.stack)),
