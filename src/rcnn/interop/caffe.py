@@ -67,7 +67,7 @@ def read(path: Path, asked: Asked) -> Imported:
 def _no_detector(path: Path, layers: Layers) -> str:
     """Why a file is refused; a classifier is told where it fits."""
     backbone = _backbone(layers)
-    if backbone:
+    if backbone and not backbone.startswith("resnet"):
         return (
             f"'{path}' is a classifier and detects nothing: train on it with --weights '{path}' and the backbone"
             f" '{backbone}'"
@@ -84,7 +84,7 @@ def _backbone(layers: Layers) -> str:
     if "conv1_1" in layers:
         return "vgg16"
     first, third = (layers.shape(name) for name in ("conv1", "conv3"))
-    known = {
+    known: dict[tuple[tuple[int, ...], ...], str] = {
         ((96, 3, 7, 7), (384, 256, 3, 3)): "zf",
         ((96, 3, 7, 7), (512, 256, 3, 3)): "vgg-m",
         ((96, 3, 11, 11), (384, 256, 3, 3)): "caffenet",

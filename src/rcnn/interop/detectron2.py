@@ -185,11 +185,12 @@ def _settings(path: Path, state: Mapping[str, Tensor], form: _Form, asked: Asked
         }
     if form.mask:
         deconv = state.get("roi_heads.mask_head.deconv.weight", torch.empty(0, 256))
-        settings["mask"] = {"deconv": deconv.shape[1]}
+        mask: dict[str, Any] = {"deconv": deconv.shape[1]}
         if not c4:
-            settings["mask"]["convs"] = tuple(_widths(state, "roi_heads.mask_head.mask_fcn{}.weight"))
+            mask["convs"] = tuple(_widths(state, "roi_heads.mask_head.mask_fcn{}.weight"))
         if _rows_or_none(state, "roi_heads.mask_head.predictor.weight") == 1 and classes > 1:
-            settings["mask"]["classes"] = "class-agnostic"
+            mask["classes"] = "class-agnostic"
+        settings["mask"] = mask
     return settings
 
 
