@@ -120,6 +120,7 @@ NUMBERS = WIRE.field(5, struct.pack("<4f", 1, 2, 3, 4))
         (layer_of(NUMBERS + shape_of(2**63, 2)), "numbers in 16 bytes"),
         (layer_of(NUMBERS + shape_of(2**64 - 2, 2**64 - 2)), "numbers in 16 bytes"),  # −2 × −2
         (layer_of(NUMBERS + shape_of(*[1] * 33, 4)), "numbers in 16 bytes"),
+        (layer_of(NUMBERS + shape_of(*[1] * 500_000)), "damaged"),
         (layer_of(WIRE.field(5, b"abc") + shape_of(1)), "numbers in 3 bytes"),
         (layer_of(NUMBERS), "0×0×0×0 numbers in 16 bytes"),
         (layer_of(shape_of(2**40)), "numbers in 0 bytes"),

@@ -396,6 +396,19 @@ def test_what_does_not_fit_is_refused_in_one_sentence(change, asked, message, re
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("odd", [torch.zeros(()), torch.zeros(3), torch.zeros(2, 0)])
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("box_predictor.cls_score.weight", "box_predictor.bbox_pred.weight", "mask_head.deconv.weight"),
+        *("mask_head.deconv.bias", "mask_head.predictor.weight", "mask_head.mask_fcn2.weight", "box_head.fc1.weight"),
+    ],
+)
+def test_odd_shapes_are_refused_wherever_a_size_is_read_from_them(key, odd, read):
+    with pytest.raises(UserError):
+        read(Outline("DC5").state | {f"roi_heads.{key}": odd})
+
+
 def test_a_classifier_is_no_detector(read):
     with pytest.raises(UserError, match="has no keys of a Detectron2 detector"):
         read({"stem.conv1.weight": torch.zeros(64, 3, 7, 7)})

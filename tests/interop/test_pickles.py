@@ -52,6 +52,12 @@ def test_plain_things_come_back_as_pickle_would_bring_them(content, protocol, tm
     assert pickles.load(written(tmp_path / "x.pkl", content, protocol)) == content
 
 
+def test_what_hangs_on_a_state_dict_is_dropped(tmp_path):
+    content = OrderedDict(a=np.ones(2, np.float32))
+    content._metadata = {"": {"version": 1}}
+    assert pickles.arrays(written(tmp_path / "x.pkl", content, 4)).keys() == {"a"}
+
+
 def test_arrays_of_python_2_are_read(tmp_path):
     """As cPickle of Python 2 wrote a float32 [2, 2] by protocol 2: its bytes are a text."""
     numbers = np.array([[1.5, -2], [3, 200]], np.float32)

@@ -34,12 +34,12 @@ class Blob:
 
     Attributes:
         shape: of which the leading ones of an old file are left out.
-        parts: its numbers' bytes in order, where they lie in the file.
+        parts: its numbers' bytes in order, most often where they lie in the file.
         double: whether they are float64, else float32.
     """
 
     shape: tuple[int, ...] = ()
-    parts: list[memoryview] = field(default_factory=list)
+    parts: list[memoryview | bytearray] = field(default_factory=list)
     double: bool = False
 
     def tensor(self) -> Tensor:
@@ -111,19 +111,25 @@ def _layer(layer: memoryview, name_field: int, blob_field: int) -> tuple[str, li
 
 def _blob(path: Path, name: str, message: memoryview) -> Blob:
     """A layer's blob, its numbers counted against its shape."""
-    blob, shape, old = Blob(), None, dict.fromkeys(_OLD_SHAPE, 0)
-    singles: list[memoryview] = []
-    for number, _, value in protobuf.fields(message):
+    shape, old = None, dict.fromkeys(_OLD_SHAPE, 0)
+    parts: dict[int, list[memoryview | bytearray]] = {_DATA: [], _DOUBLES: []}
+    for number, kind, value in protobuf.fields(message):
         if number in old and isinstance(value, int):
             old[number] = value
         elif number == _SHAPE and isinstance(value, memoryview):
             shape = (shape or []) + _dimensions(value)
-        elif number in (_DATA, _DOUBLES) and isinstance(value, memoryview):
-            (singles if number == _DATA else blob.parts).append(value)  # packed, or one by one
-    blob.double = bool(blob.parts)
-    blob.parts = blob.parts or singles
+        elif number in parts and isinstance(value, memoryview):
+            several = parts[number]
+            if kind == BYTES:
+                several.append(value)
+            elif several and isinstance(several[-1], bytearray):
+                several[-1] += value  # numbers that come one by one
+            else:
+                several.append(bytearray(value))
+    double = bool(parts[_DOUBLES])
+    blob = Blob(parts=parts[_DOUBLES] or parts[_DATA], double=double)
     sides = list(old.values()) if shape is None else shape
-    width, there = 8 if blob.double else 4, sum(len(part) for part in blob.parts)
+    width, there = 8 if double else 4, sum(len(part) for part in blob.parts)
     if any(len(part) % width for part in blob.parts) or len(sides) > _MOST_AXES or math.prod(sides) * width != there:
         said = "×".join(map(str, sides[:8]))
         raise UserError(f"'{path}' has a layer '{name}' of {said} numbers in {there} bytes: it is damaged, get it anew")
@@ -135,6 +141,8 @@ def _blob(path: Path, name: str, message: memoryview) -> Blob:
 
 def _dimensions(message: memoryview) -> list[int]:
     """The sides of a BlobShape."""
+    if len(message) > 12 * _MOST_AXES:
+        raise Damaged("a shape has more axes than a blob may have")
     sides: list[int] = []
     for number, kind, value in protobuf.fields(message):
         if number == 1:

@@ -34,7 +34,7 @@ DEPTHS = {6: 50, 23: 101}  # by the blocks of res4
 # A box is kept where its sides are above 0, which ours compares with "at least".
 ANY_SIZE = 1e-6
 
-# Our keys → those of the files; {body} is what comes before the ResNet's stages, {deconv} a layer's number.
+# Keys of our ResNet → those of the files; {body} is what comes before its stages, {stage} such as "backbone.res2".
 _KEYS = [
     (r"backbone\.body\.conv1\.", "{body}stem.conv1."),
     (r"backbone\.body\.bn1\.", "{body}stem.conv1.norm."),
@@ -155,7 +155,7 @@ def _settings(path: Path, state: Mapping[str, Tensor], form: _Form, asked: Asked
     """What differs from the modern preset; the page names the source of each."""
     fpn, c4 = form.form == "FPN", form.form == "C4"
     box: dict[str, Any] = {"loss_beta": 0.0, "min_size": ANY_SIZE}
-    if len(state.get("roi_heads.box_predictor.bbox_pred.weight", ())) == 4 and classes > 1:
+    if _rows_or_none(state, "roi_heads.box_predictor.bbox_pred.weight") == 4 and classes > 1:
         box["regression"] = "class-agnostic"
     if not c4:
         box["hidden"] = tuple(_widths(state, "roi_heads.box_head.fc{}.weight"))
@@ -184,8 +184,7 @@ def _settings(path: Path, state: Mapping[str, Tensor], form: _Form, asked: Asked
             "post_nms": (1000, 1000) if fpn else (2000, 1000),
         }
     if form.mask:
-        deconv = state.get("roi_heads.mask_head.deconv.weight", torch.empty(0, 256))
-        mask: dict[str, Any] = {"deconv": deconv.shape[1]}
+        mask: dict[str, Any] = {"deconv": _rows_or_none(state, "roi_heads.mask_head.deconv.bias") or 256}
         if not c4:
             mask["convs"] = tuple(_widths(state, "roi_heads.mask_head.mask_fcn{}.weight"))
         if _rows_or_none(state, "roi_heads.mask_head.predictor.weight") == 1 and classes > 1:

@@ -164,7 +164,7 @@ class _Machine:
         self.stack.append(_CALLS[function.name](*arguments))
 
     def build(self) -> None:
-        """BUILD: the state of an array or of its type."""
+        """BUILD: the state of an array or of its type; attributes of a dict are dropped."""
         state = self.pop(1)[0]
         target = self.stack[-1]
         if isinstance(target, _Type) and type(state) is tuple:
@@ -174,6 +174,8 @@ class _Machine:
         elif isinstance(target, _Array) and type(state) is tuple:
             shape, kind, fortran, data = state[-4:]
             target.value = _filled(shape, kind, data, "F" if fortran else "C")
+        elif type(target) is dict and type(state) is dict:
+            pass  # what hangs on an OrderedDict, such as torch's versions of layers: nothing here asks for it
         else:
             raise _Refused("sets the state of an object")
 
