@@ -1,4 +1,4 @@
-"""The R-CNN family of detectors, in one coherent library: `create, load, train, evaluate, predict, propose`.
+"""The R-CNN family of detectors, in one coherent library: `create, load, train, evaluate, predict, propose, export`.
 
 Importing `rcnn` imports nothing else: each name below is fetched from its room when it is first used, so
 `import rcnn` is instant and no setting of the process changes.
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rcnn.data import open_dataset
     from rcnn.detectors import Detections, Segmentation, compress, create, load, save
     from rcnn.errors import RCNNError, UserError
+    from rcnn.export import export
     from rcnn.process import tune_process
 
     __version__: str
@@ -27,6 +28,7 @@ __all__ = [
     "compress",
     "create",
     "evaluate",
+    "export",
     "load",
     "open_dataset",
     "predict",
@@ -59,6 +61,8 @@ def __getattr__(name: str) -> Any:
     """Fetches a public name from its room, once."""
     if name == "__version__":
         value = _version()
+    elif name == "export":
+        value = importlib.import_module("rcnn.export")  # a folder of modules that is called like a function
     elif name in _ROOMS:
         value = getattr(importlib.import_module(_ROOMS[name]), name)
     else:

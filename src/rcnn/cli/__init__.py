@@ -48,6 +48,8 @@ COMMANDS = {
     "train": "Train a detector on your data.",
     "eval": "Evaluate a trained detector by COCO's or VOC's protocol.",
     "predict": "Detect objects in images.",
+    "import": "Make a model of another toolkit's weights: torchvision's, Detectron2's, Caffe's.",
+    "export": "Write a model in the form of another program.",
     "compress": "Make a model's fully connected layers smaller and faster by truncated SVD.",
 }
 
