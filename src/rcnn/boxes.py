@@ -68,6 +68,11 @@ def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
     return torch.minimum(boxes.clamp(min=0), limit)
 
 
+def grown(boxes: Tensor, pixels: float) -> Tensor:
+    """Boxes [..., 4] with right and bottom moved out by `pixels`: with 1, boxes whose last pixels were named."""
+    return torch.cat((boxes[..., :2], boxes[..., 2:] + pixels), -1) if pixels else boxes
+
+
 @dataclass(frozen=True)
 class BoxCoder:
     """The box coding of the whole family (Girshick et al. 2014, appendix C; Ren et al. 2015, equation 2).

@@ -5,7 +5,7 @@ import torch
 
 from rcnn.heads import BoxHead, BoxHeadOptions, BoxOutput, SharedFC
 from rcnn.heads.roi_head import RoISamples
-from rcnn.structures import GroundTruth, Proposals
+from rcnn.structures import GroundTruth, ImageBatch, Proposals
 
 CLASSES = 3
 FORMS = ["shrivastava", "rfcn", "fraction"]
@@ -121,3 +121,37 @@ def test_mining_looks_at_background_of_any_overlap():
     drawn = head_of(**options).draw(proposals, truth)
     mined = head_of(ohem="rfcn", **options).draw(proposals, truth)
     assert int(drawn.used.sum()) < int(mined.used.sum()) == 25 + 30 + 6
+
+
+def test_inclusive_regions_are_coded_by_sides_with_one_pixel_more():
+    head = head_of(inclusive=True, coder_weights=(1.0, 1.0, 1.0, 1.0))
+    region, delta = torch.tensor([10.0, 20, 40, 60]), torch.tensor([0.1, -0.2, 0.3, 0.1])
+    width, height = 40 - 10 + 1, 60 - 20 + 1
+    x, y = 10 + 0.5 * width + 0.1 * width, 20 + 0.5 * height - 0.2 * height
+    half_width, half_height = 0.5 * width * torch.tensor(0.3).exp(), 0.5 * height * torch.tensor(0.1).exp()
+    expected = torch.stack((x - half_width, y - half_height, x + half_width, y + half_height))
+    torch.testing.assert_close(head.decode(delta, region), expected)
+    assert not torch.allclose(head_of(coder_weights=(1.0, 1.0, 1.0, 1.0)).decode(delta, region), expected)
+
+
+@pytest.mark.parametrize("inclusive", [False, True])
+def test_what_is_learnt_of_a_region_decodes_to_its_object(inclusive):
+    head = head_of(inclusive=inclusive, samples=16, positive_fraction=1.0)
+    proposals, truth = some_proposals(images=1)
+    samples = head.draw(proposals, truth, torch.Generator().manual_seed(0))
+    boxes = head.decode(samples.goals, samples.boxes)[0]
+    objects = truth.boxes[0, samples.matched[0]]
+    positive = samples.positive[0]
+    assert positive.sum() >= 3
+    torch.testing.assert_close(boxes[positive], objects[positive], rtol=0, atol=1e-4)
+    appended = (samples.goals[0].abs().amax(-1) < 1e-5) & positive  # the objects themselves ask for no change
+    assert appended.sum() >= 3
+
+
+def test_inclusive_detections_end_at_the_last_pixel():
+    head = head_of(inclusive=True, score=0.0)
+    proposals = Proposals(torch.tensor([[[5.0, 5, 200, 200]]]), torch.ones(1, 1), torch.ones(1, 1).bool())
+    output = BoxOutput(torch.tensor([[[9.0, 0, 0, 0]]]), torch.zeros(1, 1, 3, 4))
+    images = ImageBatch(torch.zeros(1, 3, 128, 128, dtype=torch.uint8), torch.tensor([[100.0, 120]]))
+    found = head.detect(output, proposals, images, score=None, capacity=10)
+    assert found.boxes[0, 0].tolist() == [5, 5, 119, 99]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import sys
@@ -201,3 +202,49 @@ def calibrate():
 def patterns_fixture():
     """Four synthetic images uint8 [H, W, 3] of different sizes."""
     return patterns()
+
+
+def _module(name):
+    """A module beside this file, which holds no tests."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def slow():
+    """The module of independent forward passes, `slow.py`."""
+    return _module("slow")
+
+
+@pytest.fixture(scope="session")
+def wire():
+    """The module that writes Caffe's files, `wire.py`."""
+    return _module("wire")
+
+
+@pytest.fixture
+def picture():
+    """A smooth random picture uint8 RGB [3, H, W]: noise alone would average away in deep layers."""
+
+    def make(height, width, seed=0):
+        rng = torch.Generator().manual_seed(seed)
+        coarse = torch.rand(1, 3, height // 16, width // 16, generator=rng)
+        smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)
+        noise = torch.rand(1, 3, height, width, generator=rng)
+        return ((0.8 * smooth + 0.2 * noise) * 255).to(torch.uint8)[0]
+
+    return make
+
+
+@pytest.fixture
+def close():
+    """Asserts that two tensors differ by at most 1e-4 of the largest value."""
+
+    def check(found, expected, tolerance=1e-4):
+        assert found.shape == expected.shape
+        worst = (found - expected).abs().max() / expected.abs().max()
+        assert worst <= tolerance, f"differs by {worst:.2g} of the largest value"
+
+    return check

@@ -224,3 +224,37 @@ def test_the_last_layers_are_float32_where_the_network_is_bf16(objectness):
     torch.testing.assert_close(logits[0], score.permute(0, 2, 3, 1).flatten(1))
     delta = F.conv2d(hidden.float(), head.bbox_pred.weight, head.bbox_pred.bias)
     torch.testing.assert_close(deltas[0], delta.permute(0, 2, 3, 1).reshape(1, -1, 4))
+
+
+def inclusive_iou(a, b):
+    """Overlap of two boxes [4] whose right and bottom are their last pixels (Fast R-CNN's release)."""
+    width = min(a[2], b[2]) - max(a[0], b[0]) + 1
+    height = min(a[3], b[3]) - max(a[1], b[1]) + 1
+    shared = max(width, 0) * max(height, 0)
+    areas = [(box[2] - box[0] + 1) * (box[3] - box[1] + 1) for box in (a, b)]
+    return shared / (sum(areas) - shared)
+
+
+def test_inclusive_proposals_are_cut_at_the_last_pixel_and_measured_with_one_more():
+    images = images_of((60, 90))
+    rpn = noisy(rpn_of(inclusive=True, min_size=12.0, nms=0.4, pre_nms=(60, 60), post_nms=(40, 40)))
+    output = rpn(features_of(1), images)
+    proposals = rpn.propose(output, images, training=False)
+    expected, first = [], 0
+    for logits, deltas, anchors in zip(output.logits, output.deltas, output.anchors, strict=True):
+        inside = output.eligible[0, first : first + len(anchors)].nonzero().flatten()
+        first += len(anchors)
+        order = inside[logits[0, inside].argsort(descending=True, stable=True)][:60]
+        kept = []
+        for anchor, delta, logit in zip(anchors[order].tolist(), deltas[0, order], logits[0, order], strict=True):
+            x1, y1, x2, y2 = BoxCoder().decode(delta, torch.tensor(anchor)).tolist()
+            box = [max(x1, 0), max(y1, 0), min(x2, 89), min(y2, 59)]
+            large = box[2] - box[0] + 1 >= 12 and box[3] - box[1] + 1 >= 12
+            if large and all(inclusive_iou(box, other) <= 0.4 for other, _ in kept):
+                kept.append((box, logit.item()))
+        expected += kept
+    expected.sort(key=lambda pair: -pair[1])
+    found = proposals.boxes[0][proposals.valid[0]]
+    torch.testing.assert_close(found, torch.tensor([box for box, _ in expected[:40]]), rtol=0, atol=1e-3)
+    plain = noisy(rpn_of(min_size=12.0, nms=0.4, pre_nms=(60, 60), post_nms=(40, 40)))
+    assert plain.propose(output, images, training=False).boxes[..., 2].max() == 90

@@ -20,6 +20,10 @@ class BackboneOptions:
         eps: of batch norm; None for the published classifier's.
         convention: how the weights file was trained, where there are several: "torchvision" or "caffe" (BGR 0–255);
             None for the backbone's usual.
+        stride_on: which convolution of a ResNet's bottleneck strides: "3x3", torchvision's, or "1x1", that of the
+            paper's own weights and of what was trained from them (Detectron2's models, R-FCN's).
+        stem_pool: how a ResNet's first pooling meets the edge: "padded" by a pixel, or "ceil", Caffe's: by none, and a
+            window that begins inside the map counts.
     """
 
     norm: Literal["auto", "frozen", "group", "batch", "none"] = "auto"
@@ -28,3 +32,5 @@ class BackboneOptions:
     channels: int = 256
     eps: float | None = None
     convention: str | None = None
+    stride_on: Literal["3x3", "1x1"] = "3x3"
+    stem_pool: Literal["padded", "ceil"] = "padded"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -20,8 +20,9 @@ from rcnn.backbones import alexnet, mobilenet, resnet, squeezenet, vgg, zf
 from rcnn.backbones.backbone import Backbone, Tap, Trunk
 from rcnn.backbones.folding import fold_norms
 from rcnn.backbones.fpn import FPN
-from rcnn.backbones.norm import NORMS, NormLayer, ValidRegion, add_norms, assign_strides, mask_poolings, norm_layer
+from rcnn.backbones.norm import NORMS, ValidRegion, add_norms, assign_strides, mask_poolings, norm_layer
 from rcnn.backbones.weights import (
+    CAFFEMODEL,
     FCN_STATISTICS,
     Loaded,
     WeightsEntry,
@@ -41,7 +42,8 @@ class Entry:
     Attributes:
         name: its full name.
         form: `plain`, `c4`, `c5`, `fpn`, or `skip`: the maps of strides 8, 16 and 32 as they are.
-        build: its layers, made with a normalisation layer (networks without one ignore it).
+        build: its layers, made with a normalisation layer (networks without one ignore it); of `layout`, too.
+        layout: what else of its layers may be chosen, the first of each as usual.
         strides: of its maps in pixels, finest first, unless `levels` says otherwise.
         weights: published weights in its layout, the usual ones first.
         systems: the systems that were published with it.
@@ -54,7 +56,7 @@ class Entry:
 
     name: str
     form: str
-    build: Callable[[NormLayer], Trunk]
+    build: Callable[..., Trunk]
     strides: tuple[int, ...]
     weights: tuple[WeightsEntry, ...]
     systems: tuple[str, ...] = ()
@@ -63,6 +65,7 @@ class Entry:
     eps: float = 1e-5
     pyramid_norm: bool = False
     torchvision_taps: tuple[Tap, ...] = ()
+    layout: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @functools.cached_property
     def parameters(self) -> int:
@@ -86,6 +89,7 @@ def _resnet(depth: int, form: str, *files: str, systems: tuple[str, ...] = (), s
         systems=systems,
         frozen_stages=0 if form == "skip" else 2,
         pyramid_norm=bool(suffix),
+        layout={"stem_pool": ("padded", "ceil")} | ({"stride_on": ("3x3", "1x1")} if depth >= 50 else {}),
     )
 
 
@@ -127,6 +131,14 @@ RESNET_SYSTEMS = {
 }
 CLASSIFIER = {"body": "features.", "head": "classifier."}
 RELEASED = "https://github.com/rbgirshick/py-faster-rcnn (data/scripts/fetch_imagenet_models.sh)"
+VGG_CAFFE = caffe_entry(
+    *("VGG16.v2.pth", "VGG16.v2.caffemodel"),
+    licence="CC BY 4.0 (the VGG group)",
+    source=RELEASED,
+    body=CLASSIFIER["body"],
+    head=CLASSIFIER["head"],
+    layers=vgg.CAFFE_LAYERS,
+)
 
 _ENTRIES = [
     _plain(
@@ -141,7 +153,7 @@ _ENTRIES = [
         alexnet.caffenet_trunk,
         (
             caffe_entry(
-                "bvlc_reference_caffenet.pth",
+                *("bvlc_reference_caffenet.pth", "bvlc_reference_caffenet.caffemodel"),
                 licence="unrestricted use (the Berkeley reference models)",
                 source="https://github.com/BVLC/caffe/tree/master/models/bvlc_reference_caffenet",
             ),
@@ -152,14 +164,20 @@ _ENTRIES = [
     _plain(
         "zf",
         zf.zf_trunk,
-        (caffe_entry("ZF.v2.pth", licence="MIT (Faster R-CNN's release)", source=RELEASED),),
+        (caffe_entry(*("ZF.v2.pth", "ZF.v2.caffemodel"), licence="MIT (Faster R-CNN's release)", source=RELEASED),),
         ("sppnet", "faster-rcnn"),
         0,
     ),
     _plain(
         "vgg-m",
         zf.vgg_m_trunk,
-        (caffe_entry("VGG_CNN_M_1024.v2.pth", licence="as its authors state on their page", source=RELEASED),),
+        (
+            caffe_entry(
+                *("VGG_CNN_M_1024.v2.pth", "VGG_CNN_M_1024.v2.caffemodel"),
+                licence="as its authors state on their page",
+                source=RELEASED,
+            ),
+        ),
         ("fast-rcnn", "faster-rcnn"),
         1,
     ),
@@ -168,7 +186,7 @@ _ENTRIES = [
         vgg.trunk,
         (
             torchvision_entry("vgg16-397923af.pth", **CLASSIFIER),
-            caffe_entry("VGG16.v2.pth", licence="CC BY 4.0 (the VGG group)", source=RELEASED, **CLASSIFIER),
+            VGG_CAFFE,
         ),
         ("rcnn", "fast-rcnn", "faster-rcnn"),
         2,
@@ -180,10 +198,7 @@ _ENTRIES = [
         SKIPS,
         (
             torchvision_entry("vgg16-397923af.pth", **CLASSIFIER),
-            replace(
-                caffe_entry("VGG16.v2.pth", licence="CC BY 4.0 (the VGG group)", source=RELEASED, **CLASSIFIER),
-                normalisation=FCN_STATISTICS,
-            ),
+            replace(VGG_CAFFE, normalisation=FCN_STATISTICS),
         ),
         ("fcn-32s", "fcn-16s", "fcn-8s"),
         frozen_stages=0,
@@ -246,6 +261,8 @@ def create(
     levels: Sequence[int] | str | None = None,
     channels: int = 256,
     eps: float | None = None,
+    stride_on: str = "3x3",
+    stem_pool: str = "padded",
 ) -> Backbone:
     """Builds a backbone.
 
@@ -262,6 +279,8 @@ def create(
             that its detectors use; None is the entry's.
         channels: width of an FPN.
         eps: of batch norm; None is as the published classifier was trained.
+        stride_on: which convolution of a ResNet's bottleneck strides, `3x3` or `1x1`.
+        stem_pool: how a ResNet's first pooling meets the edge, `padded` or `ceil`.
 
     Raises:
         UserError: an unknown name or option, or a weights file that does not fit.
@@ -269,7 +288,8 @@ def create(
     found = entry(name, form=form)
     path, weights_entry = _weights(found, weights, convention)
     resolved = _norm(found, norm, path is not None)
-    backbone = _assemble(found, resolved, levels=levels, channels=channels, eps=eps)
+    layout = _layout(found, {"stride_on": stride_on, "stem_pool": stem_pool})
+    backbone = _assemble(found, resolved, levels=levels, channels=channels, eps=eps, layout=layout)
     _initialise(backbone)
     if path is not None and weights_entry is not None:
         backbone.loaded = load(backbone, found.name, path, weights_entry, _published_shapes)
@@ -294,6 +314,10 @@ def _weights(
         raise UserError(
             f"'{found.name}' has no weights by the convention '{convention}'{nearest(convention, conventions)}"
         )
+    if convention is None and Path(weights).suffix == CAFFEMODEL:
+        if "caffe" not in conventions:
+            raise UserError(f"'{weights}' is Caffe's, and for '{found.name}' this library knows no weights of Caffe's")
+        convention = "caffe"
     chosen = conventions[convention] if convention else found.weights[0]
     return (find(chosen, found.name) if weights == "imagenet" else Path(weights)), chosen
 
@@ -309,6 +333,23 @@ def _norm(found: Entry, norm: str, pretrained: bool) -> str:
     return "none" if norm == "frozen" and not found.normed else norm
 
 
+def _layout(found: Entry, wanted: Mapping[str, str]) -> dict[str, str]:
+    """What of the `wanted` layout is not the usual one.
+
+    Raises:
+        UserError: the network has no such layers, or no such choice.
+    """
+    usual = {"stride_on": "3x3", "stem_pool": "padded"}
+    chosen = {name: value for name, value in wanted.items() if value != usual[name]}
+    for name, value in chosen.items():
+        if value not in found.layout.get(name, ()):
+            raise UserError(
+                f"{name} = '{value}' is not possible for '{found.name}'"
+                + (nearest(value, found.layout[name]) if name in found.layout else ", which has no such layer")
+            )
+    return chosen
+
+
 def _assemble(
     found: Entry,
     norm: str,
@@ -316,18 +357,19 @@ def _assemble(
     levels: Sequence[int] | str | None = None,
     channels: int = 256,
     eps: float | None = None,
+    layout: Mapping[str, str] | None = None,
 ) -> Backbone:
     """The modules of a backbone with this normalisation, not yet initialised beyond their own defaults."""
     eps = found.eps if eps is None else eps
     region = ValidRegion()
     layer = norm_layer(norm, region, eps)
-    trunk = found.build(layer)
+    trunk = found.build(layer, **(layout or {}))
     if not found.normed and norm != "none":
         add_norms(trunk.body, layer)
     masks = norm in ("batch", "group")
     if masks:
         mask_poolings(trunk.body, region)
-    settings = {"name": found.name, "norm": norm, "eps": eps}
+    settings = {"name": found.name, "norm": norm, "eps": eps, **(layout or {})}
     taps, fpn = trunk.taps[-1:], None
     if found.form == "fpn":
         taps, extra = _levels(found, trunk, levels)

@@ -13,6 +13,18 @@ from rcnn.backbones.backbone import Tap, Trunk
 
 # The index behind conv1 (with its pooling) to conv5 (without).
 STAGES = (5, 10, 17, 24, 30)
+# The convolutions and fully connected layers by the names of the VGG group's Caffe definition.
+CAFFE_LAYERS = {
+    **dict(
+        zip(
+            [f"conv{stage}_{i}" for stage, count in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, count + 1)],
+            [f"features.{index}" for index in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)],
+            strict=True,
+        )
+    ),
+    "fc6": "classifier.0",
+    "fc7": "classifier.3",
+}
 # Behind pool3, pool4 and pool5.
 SKIPS = (Tap(16, 8, 256), Tap(23, 16, 512), Tap(30, 32, 512))
 

@@ -10,17 +10,19 @@ from __future__ import annotations
 import pickle
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from rcnn.backbones import caffemodel
 from rcnn.errors import UserError, nearest
 from rcnn.files import cache_folder, telling
 
-SUFFIXES = (".pth", ".pt", ".safetensors")
+CAFFEMODEL = ".caffemodel"
+SUFFIXES = (".pth", ".pt", ".safetensors", CAFFEMODEL)
 # Checkpoints often wrap the weights.
 WRAPPERS = ("state_dict", "model", "model_state", "model_state_dict")
 
@@ -54,6 +56,7 @@ class WeightsEntry:
         body: what our prefix `body.` is in the file; head: what `head.` is.
         licence: of the file, as its publisher states it.
         source: the page that people get it from.
+        layers: a layer of a .caffemodel → what it is called in a converted file, where that is not its own name.
     """
 
     name: str
@@ -63,6 +66,7 @@ class WeightsEntry:
     head: str
     licence: str
     source: str
+    layers: Mapping[str, str] = field(default_factory=dict)
 
     def published(self, key: str) -> str:
         """Our state dict key under its name in the file."""
@@ -83,9 +87,16 @@ def torchvision_entry(*files: str, body: str = "", head: str = "") -> WeightsEnt
     )
 
 
-def caffe_entry(*files: str, licence: str, source: str, body: str = "", head: str = "") -> WeightsEntry:
-    """Weights of a Caffe network, converted to a state dict without change of value or channel order."""
-    return WeightsEntry("caffe", files, CAFFE_STATISTICS, body, head, licence, source)
+def caffe_entry(
+    *files: str,
+    licence: str,
+    source: str,
+    body: str = "",
+    head: str = "",
+    layers: Mapping[str, str] | None = None,
+) -> WeightsEntry:
+    """Weights of a Caffe network: its .caffemodel, or a state dict made of it without change of value or order."""
+    return WeightsEntry("caffe", files, CAFFE_STATISTICS, body, head, licence, source, layers or {})
 
 
 @dataclass(frozen=True)
@@ -132,6 +143,8 @@ def read(path: str | Path) -> dict[str, Tensor]:
         raise UserError(f"weights '{path}' do not exist{hint}")
     if path.suffix not in SUFFIXES:
         raise UserError(f"weights '{path}' are not a file {', '.join(SUFFIXES)}")
+    if path.suffix == CAFFEMODEL:
+        return caffemodel.tensors(path)
     with telling(path):
         content = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
     for wrapper in WRAPPERS:
@@ -190,7 +203,7 @@ def load(
     Raises:
         UserError: keys are missing or have another shape; also as of `read`.
     """
-    state = read(path)
+    state = {_converted(key, entry): value for key, value in read(path).items()}
     ours = {entry.published(key): value for key, value in backbone.state_dict().items() if _published(key)}
     missing = [key for key in ours if key not in state]
     misfits = [key for key in ours if key in state and state[key].shape != ours[key].shape]
@@ -201,6 +214,12 @@ def load(
             value.copy_(state[key])
     unused = (key for key in state if key not in ours and not key.endswith("num_batches_tracked"))
     return Loaded(path, len(ours), tuple(unused))
+
+
+def _converted(key: str, entry: WeightsEntry) -> str:
+    """A key "layer.weight" of a file as a converted one has it."""
+    layer, dot, part = key.rpartition(".")
+    return entry.layers.get(layer, layer) + dot + part
 
 
 def _published(key: str) -> bool:

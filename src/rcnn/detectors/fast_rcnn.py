@@ -183,7 +183,7 @@ class FastRCNN(Detector):
         """The end of `detect` with these scores [B, N, K] in place of the softmax's."""
         options = self.options.box
         deltas = output.deltas.expand(-1, -1, scores.shape[-1], -1)  # [B, N, K, 4]
-        boxes = self.box_head.coder.decode(deltas, proposals.boxes[:, :, None].expand_as(deltas))
+        boxes = self.box_head.decode(deltas, proposals.boxes[:, :, None].expand_as(deltas))
 
         def pick(*, score: float | None, capacity: int) -> DetectionBatch:
             return select(

@@ -52,6 +52,9 @@ class RoIHeadOptions:
         nms_shift: whether NMS keeps classes apart as torchvision does, which rounds boxes; see `boxes.shifted`.
         detections: the most detections of an image.
         min_size: detections with a shorter side, in pixels of the input, are dropped.
+        inclusive: whether a region's right and bottom are its last pixels, as in the classic code (py-faster-rcnn,
+            R-FCN): it is coded, and its overlaps are measured, by sides of x2 − x1 + 1, and the image ends at W − 1.
+            What is decoded is left as it comes out, as there. The truth stays continuous.
     """
 
     regression: Literal["per-class", "class-agnostic", "none"] = "per-class"
@@ -72,6 +75,12 @@ class RoIHeadOptions:
     nms_shift: bool = False
     detections: int = 100
     min_size: float = 0.01
+    inclusive: bool = False
+
+    @property
+    def edge(self) -> float:
+        """The pixels by which a region's right and bottom lie beyond what it says."""
+        return 1.0 if self.inclusive else 0.0
 
 
 @dataclass
@@ -152,19 +161,24 @@ class RoIHead(nn.Module):
         options = self.options
         boxes, eligible, negative = proposals.boxes, proposals.valid, options.negative
         if options.append_truth:
-            boxes = torch.cat((boxes, truth.boxes), 1)  # [B, N+G, 4]
+            boxes = torch.cat((boxes, box_ops.grown(truth.boxes, -options.edge)), 1)  # [B, N+G, 4]
             eligible = torch.cat((eligible, truth.real), 1)
         count, fraction = options.samples, options.positive_fraction
         if options.ohem is not None:
             count, fraction, negative = boxes.shape[1], 1.0, (0.0, options.negative[1])
         assignment = targets.assign(
-            boxes, eligible, truth, positive=options.positive, negative=negative, best_of_each=False
+            box_ops.grown(boxes, options.edge),
+            eligible,
+            truth,
+            positive=options.positive,
+            negative=negative,
+            best_of_each=False,
         )
         drawn = targets.sample(assignment, count, fraction, generator)
         matched = assignment.index.gather(1, drawn.index)
         rois = targets.take(boxes, drawn.index) * drawn.used[..., None]
         labels = torch.where(drawn.positive, truth.labels.gather(1, matched), self.classes)
-        references = rois if options.target_gradient else rois.detach()
+        references = box_ops.grown(rois if options.target_gradient else rois.detach(), options.edge)
         goals = targets.encode(references, matched, drawn.positive, truth, self.coder)
         return RoISamples(rois, drawn.used, drawn.positive, labels, goals, matched)
 
@@ -215,6 +229,10 @@ class RoIHead(nn.Module):
         weight = options.box_weight if options.regression != "none" else 0.0
         return cls.view_as(box), weight * box * samples.positive
 
+    def decode(self, deltas: Tensor, regions: Tensor) -> Tensor:
+        """Boxes [..., 4] that `deltas` [..., 4] make of `regions` [..., 4]."""
+        return self.coder.decode(deltas, box_ops.grown(regions, self.options.edge))
+
     @torch.no_grad()
     def detect(
         self, output: BoxOutput, proposals: Proposals, images: ImageBatch, *, score: float | None, capacity: int
@@ -236,11 +254,12 @@ class RoIHead(nn.Module):
         roi, label = index // self.classes, index % self.classes
         deltas = output.deltas.flatten(1, 2)  # [B, N·K or N, 4]
         delta = targets.take(deltas, index if options.regression == "per-class" else roi)
-        boxes = self.coder.decode(delta, targets.take(proposals.boxes, roi))
-        boxes = box_ops.clip(boxes, images.sizes)  # [B, M, 4]
-        sides = (boxes[..., 2:] - boxes[..., :2]).amin(-1)
+        boxes = self.decode(delta, targets.take(proposals.boxes, roi))
+        boxes = box_ops.clip(boxes, images.sizes - options.edge)  # [B, M, 4]
+        measured = box_ops.grown(boxes, options.edge)
+        sides = (measured[..., 2:] - measured[..., :2]).amin(-1)
         valid = (best > 0) & (sides >= options.min_size)
-        apart = box_ops.shifted(boxes, label + 1, valid) if options.nms_shift else boxes
+        apart = box_ops.shifted(measured, label + 1, valid) if options.nms_shift else measured
         kept, count = kernels.nms(
             apart, best, valid, label, threshold=options.nms, capacity=min(options.detections, best.shape[1])
         )

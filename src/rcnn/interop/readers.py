@@ -11,6 +11,8 @@ from rcnn.interop.imported import Asked, Imported
 # Toolkit → the module whose `read(path, asked)` gives `Imported`.
 READERS = {
     "torchvision": "rcnn.interop.torchvision",
+    "detectron2": "rcnn.interop.detectron2",
+    "caffe": "rcnn.interop.caffe",
 }
 
 

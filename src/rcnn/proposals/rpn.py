@@ -50,6 +50,8 @@ class RPNOptions:
         min_size: proposals with a shorter side, in pixels of the input, are dropped.
         min_score: proposals with a lower probability are dropped.
         coder_weights: box coding weights of x, y, log width and log height.
+        inclusive: whether a proposal's right and bottom are its last pixels, as in the classic code: its sides are
+            x2 − x1 + 1 where sizes and overlaps are measured, and the image ends at W − 1.
     """
 
     convs: int = 1
@@ -73,6 +75,7 @@ class RPNOptions:
     min_size: float = 1e-3
     min_score: float = 0.0
     coder_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    inclusive: bool = False
 
     def __post_init__(self) -> None:
         if self.convs < 1:
@@ -212,14 +215,16 @@ class RPN(nn.Module):
             boxes.append(self.coder.decode(delta, output.anchors[level][index]))  # [B, N_l, 4]
             scores.append(score)
             levels.append(torch.full_like(index, level))
-        box = box_ops.clip(torch.cat(boxes, 1), images.sizes)  # [B, N, 4]
+        edge = 1.0 if options.inclusive else 0.0
+        box = box_ops.clip(torch.cat(boxes, 1), images.sizes - edge)  # [B, N, 4]
         logit = torch.cat(scores, 1)  # [B, N]; −inf where an anchor lies in the padding
-        sides = (box[..., 2:] - box[..., :2]).amin(-1)
+        measured = box_ops.grown(box, edge)
+        sides = (measured[..., 2:] - measured[..., :2]).amin(-1)
         valid = (logit > -torch.inf) & (sides >= options.min_size) & (logit.sigmoid() >= options.min_score)
         threshold = options.nms if options.nms is not None and (options.nms_training or not training) else 1.0
         # Ranked by logit: probabilities close to 1 are equal in float32 where logits still differ.
         origin = torch.cat(levels, 1)  # [B, N] which map
-        apart = box_ops.shifted(box, origin, valid) if options.nms_shift else box
+        apart = box_ops.shifted(measured, origin, valid) if options.nms_shift else measured
         index, count = kernels.nms(
             apart, logit, valid, origin, threshold=threshold, capacity=min(post_nms, logit.shape[1])
         )
