@@ -78,7 +78,11 @@ def learned_losses(model, image, boxes, labels, masks):
     for layer in model.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.eval()
-    target = {"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels) + 1, "masks": torch.from_numpy(masks)}
+    target = {
+        "boxes": torch.from_numpy(boxes),
+        "labels": torch.from_numpy(labels) + 1,
+        "masks": torch.from_numpy(masks),
+    }
     with torch.no_grad():
         losses = model([torch.from_numpy(image).permute(2, 0, 1).float() / 255], [target])
     model.eval()
@@ -261,7 +265,7 @@ def test_other_networks_are_refused_with_what_to_do(given):
 
     with torch.device("meta"):
         classifier, fcn = tv.resnet18().state_dict(), tv.segmentation.fcn_resnet50(weights_backbone=None).state_dict()
-    with pytest.raises(UserError, match="rcnn train faster-rcnn/resnet18.* --weights"):
+    with pytest.raises(UserError, match=r"rcnn train faster-rcnn/resnet18.* --weights"):
         read("torchvision", given(classifier))
     with pytest.raises(UserError, match="dilated ResNet"):
         read("torchvision", given(fcn))

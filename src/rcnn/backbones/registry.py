@@ -21,7 +21,16 @@ from rcnn.backbones.backbone import Backbone, Tap, Trunk
 from rcnn.backbones.folding import fold_norms
 from rcnn.backbones.fpn import FPN
 from rcnn.backbones.norm import NORMS, NormLayer, ValidRegion, add_norms, assign_strides, mask_poolings, norm_layer
-from rcnn.backbones.weights import FCN_STATISTICS, Loaded, WeightsEntry, caffe_entry, find, likest, load, torchvision_entry
+from rcnn.backbones.weights import (
+    FCN_STATISTICS,
+    Loaded,
+    WeightsEntry,
+    caffe_entry,
+    find,
+    likest,
+    load,
+    torchvision_entry,
+)
 from rcnn.errors import UserError, nearest
 
 

@@ -18,7 +18,9 @@ def command(
     source: Annotated[str, typer.Argument(help="Whose weights: torchvision, detectron2 or caffe.", show_default=False)],
     file: Annotated[Path, typer.Argument(help="The weights file.", show_default=False)],
     out: Annotated[Path, typer.Option(help="New model folder.", show_default=False)],
-    model: Annotated[str, typer.Option(help="The toolkit's name of the model, where the file's keys leave it open.")] = "",
+    model: Annotated[
+        str, typer.Option(help="The toolkit's name of the model, where the file's keys leave it open.")
+    ] = "",
     bn_eps: Annotated[
         float | None, typer.Option(min=0, help="eps of batch norm, where the keys leave it open: 0.0, 1e-5, …")
     ] = None,

@@ -38,9 +38,7 @@ LEAST_SIDE = 1.0
 LEAST_CROPPED = 8
 
 
-def resized_size(
-    height: int, width: int, short: int, long: int, rule: ResizeRule = "antialias"
-) -> tuple[int, int]:
+def resized_size(height: int, width: int, short: int, long: int, rule: ResizeRule = "antialias") -> tuple[int, int]:
     """Height and width in pixels of an image of that size in the network.
 
     The scale is min(short / shorter side, long / longer side); each side is rounded to the nearest pixel, halves up,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rcnn.backbones.backbone import Normalise
 from rcnn.detectors import Model, create, to_mapping
+from rcnn.detectors.two_stage import TwoStage
 from rcnn.errors import UserError
 from rcnn.files import writing
 from rcnn.interop.torchvision import MODELS, Published, rolled
@@ -77,7 +78,9 @@ def _constructor(model: Model[Any]) -> tuple[Published, Mapping[str, Any]]:
         raise UserError(f"torchvision has no constructor for a {model.system}; it has them for {known}")
     norm = model.options.backbone.norm
     if norm not in ("frozen", "batch"):
-        raise UserError(f"torchvision's {possible[0].name} has batch norm, and this model was trained with norm = '{norm}'")
+        raise UserError(
+            f"torchvision's {possible[0].name} has batch norm, and this model was trained with norm = '{norm}'"
+        )
     own = flat(to_mapping(model.options))
     differing: list[dict[str, Any]] = []
     for entry in possible:
@@ -101,6 +104,7 @@ def _constructor(model: Model[Any]) -> tuple[Published, Mapping[str, Any]]:
 
 def _check_pixels(model: Model[Any], found: Published) -> None:
     """Refuses backbones whose weights want other pixels than ImageNet's normalised RGB."""
+    assert isinstance(model, TwoStage)
     own = {key: value.cpu() for key, value in model.backbone.normalise.state_dict().items()}
     if any(not torch.equal(value, own[key]) for key, value in Normalise().state_dict().items()):
         raise UserError(f"torchvision's {found.name} normalises RGB by ImageNet's statistics; this backbone does not")
@@ -134,9 +138,10 @@ def _usage(model: Model[Any], found: Published, differences: Mapping[str, Any]) 
     notes = [f"load it with torchvision.models.detection.{call} and load_state_dict"]
     if "backbone.eps" in differences:
         eps = differences["backbone.eps"]
-        notes.append(f"its batch norm has eps {eps}: set `eps = {eps}` on each BatchNorm2d of model.backbone after that")
+        notes.append(
+            f"its batch norm has eps {eps}: set `eps = {eps}` on each BatchNorm2d of model.backbone after that"
+        )
     near = [f"model.{key}" for key in NEAR if key in differences]
     if near:
         notes.append(f"torchvision has its own {', '.join(near)}, so boxes and scores will differ a little")
     return notes
-

@@ -59,6 +59,8 @@ def built(imported: Imported) -> Model[Any]:
         name for name, value in own.items() if name in imported.state and imported.state[name].shape != value.shape
     ]
     if wrong:
-        raise RCNNError(f"{len(wrong)} tensors of '{imported.system}' were not imported as they are, first '{wrong[0]}'")
+        raise RCNNError(
+            f"{len(wrong)} tensors of '{imported.system}' were not imported as they are, first '{wrong[0]}'"
+        )
     model.load_state_dict(dict(imported.state))
     return model.eval()

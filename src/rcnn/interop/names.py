@@ -14,14 +14,16 @@ from rcnn.files import telling
 from rcnn.interop.imported import Asked
 
 COCO = (
-    "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign,"
-    " parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella,"
-    " handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard,"
-    " surfboard, tennis racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange,"
-    " broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, dining table, toilet, tv, laptop,"
-    " mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase, scissors,"
-    " teddy bear, hair drier, toothbrush"
-).split(", ")
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
+    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow",
+    "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis",
+    "snowboard", "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard",
+    "tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich",
+    "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed",
+    "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven",
+    "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier",
+    "toothbrush",
+)  # fmt: skip
 # COCO numbers its 80 classes from 1 to 90; these numbers mean nothing.
 UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 
@@ -45,11 +47,15 @@ def class_names(path: Path, count: int, asked: Asked) -> tuple[tuple[str, ...], 
     """
     if asked.classes is not None:
         if len(asked.classes) != count:
-            raise UserError(f"'{path}' has {count} classes beside the background, and --classes names {len(asked.classes)}")
+            raise UserError(
+                f"'{path}' has {count} classes beside the background, and --classes names {len(asked.classes)}"
+            )
         return asked.classes, []
     if count == len(COCO_SLOTS):
         empty = len(UNUSED)
-        return COCO_SLOTS, [f"classes are COCO's numbers 1 to 90; the {empty} unused ones are called '{NO_CLASS} 12', …"]
+        return COCO_SLOTS, [
+            f"classes are COCO's numbers 1 to 90; the {empty} unused ones are called '{NO_CLASS} 12', …"
+        ]
     return tuple(str(number) for number in range(1, count + 1)), [
         f"the file does not say what its {count} classes are called: they are 1 to {count}; --classes FILE names them"
     ]

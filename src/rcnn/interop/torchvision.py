@@ -216,8 +216,8 @@ def _refuse_others(path: Path, state: Mapping[str, Tensor]) -> None:
         return
     if "backbone.conv1.weight" in state and "classifier.4.weight" in state:
         raise UserError(
-            f"'{path}' is torchvision's FCN on a dilated ResNet with maps of stride 8, scored once; the FCN here follows"
-            " the paper, whose maps of strides 32, 16 and 8 are scored and added, so the weights would mean nothing"
+            f"'{path}' is torchvision's FCN: a dilated ResNet, whose map of stride 8 is scored alone; the FCN here has"
+            " maps of strides 32, 16 and 8, each scored and then added, as its paper has, and no place for the weights"
         )
     classifier = backbones.recognise(state)
     if classifier:
@@ -248,7 +248,9 @@ def _of_classes(path: Path, state: Mapping[str, Tensor]) -> Tensor:
     """The weights [K + 1, D] of the last layer."""
     last = state["roi_heads.box_predictor.cls_score.weight"]
     if last.ndim != 2 or len(last) < 2:
-        raise UserError(f"'{path}': roi_heads.box_predictor.cls_score.weight is {list(last.shape)}, expected [K + 1, D]")
+        raise UserError(
+            f"'{path}': roi_heads.box_predictor.cls_score.weight is {list(last.shape)}, expected [K + 1, D]"
+        )
     return last
 
 
@@ -257,7 +259,9 @@ def _translated(
 ) -> dict[str, Tensor]:
     """All tensors by our keys; every key of the file has to be used and to have the shape that is expected."""
     with torch.device("meta"):
-        shapes = {key: value.shape for key, value in create(found.system, classes, settings=settings).state_dict().items()}
+        shapes = {
+            key: value.shape for key, value in create(found.system, classes, settings=settings).state_dict().items()
+        }
     result = {f"backbone.normalise.{key}": value for key, value in Normalise().state_dict().items()}
     used = set()
     for key, shape in shapes.items():
@@ -285,7 +289,7 @@ def _translated(
 
 
 def _ours(key: str, value: Tensor, found: Published) -> Tensor:
-    """A tensor [K + 1, …] or [4·(K + 1), …] of a module with outputs for each class, the background moved to the end."""
+    """A tensor [K + 1, …] or [4·(K + 1), …] of a module with outputs for each class, the background brought last."""
     if not key.startswith(found.rolled):
         return value
     return rolled(value, 4 if "bbox_pred" in key else 1, -1)
