@@ -103,3 +103,32 @@ def test_predictions_are_written_as_coco_results(tmp_path):
     assert rows[0].keys() == {"image_id", "category_id", "bbox", "score"}
     assert {row["image_id"] for row in rows} == {12}
     assert not (tmp_path / "predictions").exists()
+
+
+def test_training_goes_on_from_a_model_folder(tmp_path, capsys):
+    settings = {"image_size": [64, 96], "backbone": {"channels": 8}, "box": {"hidden": [8], "samples": 16}}
+    model = rcnn.create("faster-rcnn/resnet18-fpn", ["cat"], settings={**settings, "pool": {"aligned": False}})
+    rcnn.save(model, tmp_path / "model")
+    words = [
+        "train",
+        "faster-rcnn/resnet18-fpn",
+        "--data",
+        "digits",
+        "--weights",
+        str(tmp_path / "model"),
+        "--steps",
+        "1",
+    ]
+    words += [
+        "--batch-size",
+        "1",
+        "--image-size",
+        "64,96",
+        "--out",
+        str(tmp_path / "run"),
+        "--set",
+        "train.eval_every=0",
+    ]
+    assert cli.main([*words, "--dry-run"]) == 0
+    told = capsys.readouterr()
+    assert "start anew" in told.out + told.err
