@@ -88,3 +88,25 @@ def test_clipped_boxes_lie_inside_their_own_image(boxes):
         assert image[:, 0::2].max() <= width
         assert image[:, 1::2].min() >= 0
         assert image[:, 1::2].max() <= height
+
+
+def test_shifted_boxes_are_kept_by_nms_as_torchvisions_batched_nms_keeps_them():
+    generator = torch.Generator().manual_seed(0)
+    first = torch.rand(1, 400, 2, generator=generator) * 1000
+    boxes = torch.cat((first, first + 20 + torch.rand(1, 400, 2, generator=generator) * 200), 2)
+    groups = torch.randint(1, 90, (1, 400), generator=generator)
+    valid = torch.rand(1, 400, generator=generator) > 0.2
+    moved = box_ops.shifted(boxes, groups, valid)
+    chosen = boxes[0, valid[0]]
+    offsets = groups[0, valid[0]].to(chosen) * (chosen.max() + 1)
+    assert torch.equal(moved[0, valid[0]], chosen + offsets[:, None])
+    assert not torch.equal(moved - moved[..., :1], boxes - boxes[..., :1])  # it rounds
+
+
+def test_a_crowd_is_not_shifted():
+    boxes = torch.rand(2, 1001, 4)
+    valid = torch.ones(2, 1001, dtype=torch.bool)
+    valid[1, 0] = False
+    moved = box_ops.shifted(boxes, torch.ones(2, 1001, dtype=torch.int64), valid)
+    assert torch.equal(moved[0], boxes[0])
+    assert not torch.equal(moved[1], boxes[1])

@@ -14,6 +14,7 @@ from rcnn.backbones.norm import (
     ValidRegion,
     _MaskedNormalise,
     groups,
+    uncounted,
 )
 
 SIZES = torch.tensor([[5.0, 7.0], [8.0, 3.0], [8.0, 8.0]])
@@ -124,3 +125,17 @@ def test_mask_has_as_many_rows_as_convolutions_make_of_the_unpadded_image():
             mask = region.mask(torch.zeros(1, 1, 96 // stride, 96 // stride), stride)[0, 0]
             assert mask.sum().item() == unpadded.shape[2] * unpadded.shape[3]
             assert mask[: unpadded.shape[2], : unpadded.shape[3]].all()
+
+
+def test_frozen_batch_norm_keeps_a_counter_that_it_is_given_and_makes_none():
+    counted = nn.BatchNorm2d(3)
+    counted.num_batches_tracked.fill_(7)
+    frozen = FrozenBatchNorm(3)
+    assert "num_batches_tracked" not in frozen.state_dict()
+    assert uncounted(nn.Sequential(frozen)) == {"0.num_batches_tracked"}
+    frozen.load_state_dict(counted.state_dict())
+    assert frozen.state_dict()["num_batches_tracked"] == 7
+    assert uncounted(nn.Sequential(frozen)) == set()
+    plain = {key: value for key, value in counted.state_dict().items() if key != "num_batches_tracked"}
+    frozen.load_state_dict(plain)
+    assert frozen.state_dict().keys() == plain.keys()

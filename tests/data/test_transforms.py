@@ -342,3 +342,32 @@ def test_resizing_a_truth_carries_its_masks():
     box = small.boxes[0].tolist()
     assert box == [10, 10, 30, 50]
     assert torch.allclose(cut_from(small, (60, 40), box), cut_from(truth, (120, 160), [40.0, 20, 120, 100]))
+
+
+@pytest.mark.parametrize("size", [(375, 500), (500, 333), (600, 800), (97, 61), (1, 5)])
+def test_torchvisions_rule_is_that_of_its_detectors_transform(size):
+    from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    theirs = GeneralizedRCNNTransform(80, 133, [0.0] * 3, [1.0] * 3).eval()
+    wanted, _ = theirs.resize(torch.from_numpy(image).permute(2, 0, 1).float())
+    resized = resize(image, 80, 133, "torchvision")
+    assert resized.dtype == torch.float32
+    assert tuple(resized.shape[1:]) == resized_size(*size, 80, 133, "torchvision") == tuple(wanted.shape[1:])
+    assert torch.allclose(resized, wanted, atol=1e-3)
+
+
+def test_torchvisions_rule_cuts_what_float_error_leaves_below_a_whole_pixel():
+    scales = [(h, w, min(80 / min(h, w), 133 / max(h, w))) for h in range(20, 200) for w in range(20, 200)]
+    wanted = [(int(h * scale), int(w * scale)) for h, w, scale in scales]
+    assert [resized_size(h, w, 80, 133, "torchvision") for h, w, _ in scales] == wanted
+    assert any(resized_size(h, w, 80, 133) != size for (h, w, _), size in zip(scales, wanted, strict=True))
+
+
+def test_training_images_are_whole_values_whatever_the_rule():
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
+    none = np.zeros(1, bool)
+    truth = Truth(np.array([[5, 5, 30, 30]], np.float32), np.zeros(1, np.int64), none, none, [None])
+    made, _ = Augmentation.none().apply(image, truth, short=40, long=80, seed=0, rule="torchvision")
+    assert made.dtype == torch.uint8
+    assert torch.equal(made, resize(image, 40, 80, "torchvision").round().to(torch.uint8))

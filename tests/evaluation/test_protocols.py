@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rcnn.errors import RCNNError, UserError
-from rcnn.evaluation import check_classes, evaluate, flatten
+from rcnn.evaluation import check_classes, evaluate, flatten, meant
 from rcnn.evaluation.voc import average_precisions
 
 
@@ -105,3 +105,8 @@ def test_wrong_input_is_named(truth, prediction):
 def test_judging_stored_predictions_needs_no_torch():
     code = "import sys, rcnn.evaluation; print([m for m in ('torch', 'faster_coco_eval') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_outputs_that_stand_for_no_class_are_not_asked_of_the_data():
+    assert meant(("cat", "N/A 12", "dog")) == ("cat", "dog")
+    check_classes(meant(("cat", "N/A 12", "dog")), ("dog", "cat"))

@@ -3,7 +3,7 @@ import torch
 
 from rcnn import boxes as box_ops
 from rcnn.boxes import BoxCoder
-from rcnn.heads import BoxHead, BoxHeadOptions, BoxOutput, SharedFC
+from rcnn.heads import BoxHead, BoxHeadOptions, BoxOutput, SharedFC, box_trunk
 from rcnn.heads.roi_head import RoISamples
 from rcnn.structures import GroundTruth, ImageBatch, Proposals
 
@@ -159,3 +159,34 @@ def test_the_last_layers_are_float32_where_the_network_is_bf16(regression):
     for found, layer in ((output.logits, head.cls_score), (output.deltas, head.bbox_pred)):
         expected = torch.nn.functional.linear(hidden.float(), layer.weight, layer.bias)
         torch.testing.assert_close(found.flatten(), expected.flatten())
+
+
+def test_a_slot_for_the_background_changes_nothing_that_is_said():
+    plain, slotted = head_of(), head_of(background_slot=True)
+    state = dict(plain.state_dict())
+    for key in ("bbox_pred.weight", "bbox_pred.bias"):
+        state[key] = torch.cat((state[key], torch.randn(4, *state[key].shape[1:])))
+    slotted.load_state_dict(state)
+    features = torch.randn(1, 6, 2, 2, 2)
+    ours, theirs = slotted(features), plain(features)
+    assert torch.equal(ours.logits, theirs.logits)
+    assert ours.deltas.shape == (1, 6, CLASSES, 4)
+    assert torch.allclose(ours.deltas, theirs.deltas)
+
+
+def test_convolutions_before_the_layers_are_those_of_torchvisions_second_version():
+    from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
+
+    from rcnn import backbones
+
+    theirs = FastRCNNConvFCHead((4, 7, 7), [6, 6], [5], norm_layer=torch.nn.BatchNorm2d).eval()
+    for layer in theirs.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(layer.running_mean)
+            torch.nn.init.uniform_(layer.running_var, 0.5, 2)
+    ours, width, side = box_trunk(backbones.create("resnet18-fpn", channels=4), None, (5,), (6, 6), "frozen")
+    values = [value for key, value in theirs.state_dict().items() if "num_batches" not in key]
+    ours.load_state_dict(dict(zip(ours.state_dict(), values, strict=True)))
+    assert (width, side) == (5, 7)
+    x = torch.randn(3, 4, 7, 7)
+    assert torch.allclose(ours.eval()(x), theirs(x), atol=1e-5)

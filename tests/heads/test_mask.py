@@ -138,3 +138,13 @@ def test_the_layers_are_those_of_the_paper():
     assert head(torch.zeros(1, 256, 14, 14)).shape == (1, 80, 28, 28)
     c4 = MaskHead(2048, 80, MaskHeadOptions(), most=16, own_layers=False)
     assert c4(torch.zeros(1, 2048, 7, 7)).shape == (1, 80, 14, 14)
+
+
+def test_a_map_for_the_background_and_norms_leave_the_maps_of_classes_where_they_are():
+    head = head_of(background_slot=True, norm="frozen")
+    assert [type(layer).__name__ for layer in head.layers[:3]] == ["FoldedConv2d", "FrozenBatchNorm", "ReLU"]
+    logits = head(torch.randn(2, CHANNELS, 7, 7))
+    assert logits.shape == (2, CLASSES + 1, 14, 14)
+    labels = torch.tensor([[0, CLASSES - 1]])
+    chosen = head._of_class(logits[None], labels)
+    assert torch.equal(chosen[0], torch.stack((logits[0, 0], logits[1, CLASSES - 1])))

@@ -136,7 +136,7 @@ def calibrated(name, images, classes=5, share=0.06, seed=0, shrink=1, **options)
     last.cls_score.bias[0] = limits[int(len(limits) * (1 - share))] - level
     if "mask" in name:
         deconv = model.roi_heads.mask_predictor
-        spread(deconv.mask_fcn_logits, inputs_of(deconv.mask_fcn_logits, run), 0.3, 1.5)
+        spread(deconv.mask_fcn_logits, inputs_of(deconv.mask_fcn_logits, run), 1.0, 6.0)
     model.transform.min_size, model.rpn._post_nms_top_n, model.roi_heads.detections_per_img = kept
     return model
 

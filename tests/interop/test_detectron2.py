@@ -380,13 +380,13 @@ def test_statistics_that_a_first_release_left_out_are_0_and_1(read):
         ({"backbone.res2.0.conv2.weight": torch.zeros(256, 8, 3, 3)}, {}, "has another backbone"),
         ({"backbone.res4.6.conv1.weight": torch.zeros(4)}, {}, "has another backbone: 7 blocks in res4"),
         ({"roi_heads.box_predictor.cls_score.weight": None}, {}, "so it is no detector of Detectron2"),
-        ({"roi_heads.box_predictor.cls_score.weight": torch.zeros(8, 2048)}, {}, "7 classes and says no names"),
+        ({"roi_heads.box_predictor.cls_score.weight": torch.zeros(8, 2048)}, {}, "cls_score.bias"),
         (
             {},
             {"model": "mask_rcnn_R_50_FPN_3x"},
             "the keys of 'mask_rcnn_R_50_C4', not of --model 'mask_rcnn_R_50_FPN_3x'",
         ),
-        ({}, {"classes": ("a", "b")}, "has 20 classes beside background, and --classes names 2"),
+        ({}, {"classes": ("a", "b")}, "has 20 classes beside the background, and --classes names 2"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_sentence(change, asked, message, read):

@@ -123,3 +123,19 @@ def test_the_target_pasted_back_is_the_mask(soft, least):
                 overlaps.append((true & back).sum() / (true | back).sum())
     assert len(overlaps) == 740
     assert np.mean(overlaps) >= least
+
+
+def test_torchvisions_rule_pastes_as_torchvision_does():
+    from torchvision.models.detection.roi_heads import paste_masks_in_image
+
+    random = np.random.default_rng(0)
+    masks = random.random((len(BOXES), 28, 28)).astype(np.float32)
+    whole = (BOXES[:, 2:] > BOXES[:, :2]).all(1)
+    masks, boxes = masks[whole], BOXES[whole]
+    inside = (boxes[:, :2] < SIZE[::-1]).all(1) & (boxes[:, 2:] > 0).all(1)
+    masks, boxes = masks[inside], boxes[inside]
+    wanted = paste_masks_in_image(torch.from_numpy(masks)[:, None], torch.from_numpy(boxes), SIZE)[:, 0].numpy()
+    pasted = kernels.paste(masks, boxes, SIZE, rule="torchvision")
+    for runs, values in zip(pasted, wanted, strict=True):
+        clear = abs(values - 0.5) > 1e-4  # float error decides the rest
+        assert (drawn(runs.tolist())[clear] == (values >= 0.5)[clear]).all()

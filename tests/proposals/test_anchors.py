@@ -112,3 +112,15 @@ def test_an_image_fits_an_anchor_where_laying_them_all_out_finds_one_inside(cent
         laid_out = torch.cat(anchors(shapes))
         assert bool(inside(laid_out, size[None], border).any()) == fits, size
     assert 0 < found.sum() < len(found)
+
+
+@pytest.mark.parametrize("padded", [(40, 56), (800, 1216)])
+def test_torchvisions_step_divides_the_padded_image_and_its_padding_has_anchors(padded):
+    sizes, ratios, strides = ((32.0,), (64.0,), (128.0,)), (0.5, 1.0, 2.0), (8, 16, 32)
+    maps = [(-(-padded[0] // stride), -(-padded[1] // stride)) for stride in strides]
+    options = AnchorOptions(sizes, ratios, centre=0.0, step="torchvision", padding=True, rounding="torchvision")
+    anchors = Anchors(options, strides)
+    images = ImageList(torch.zeros(1, 3, *padded), [padded])
+    expected = AnchorGenerator(sizes, (ratios,) * 3)(images, [torch.zeros(1, 1, *shape) for shape in maps])[0]
+    assert torch.equal(torch.cat(anchors(maps)), expected)
+    assert bool(anchors.eligible(maps, torch.tensor([[9.0, 9.0]])).all())

@@ -4,6 +4,7 @@ from torch.nn import functional as F
 
 from rcnn import boxes as box_ops
 from rcnn.boxes import BoxCoder
+from rcnn.errors import UserError
 from rcnn.proposals import RPN, AnchorOptions, Anchors, RPNOptions
 from rcnn.proposals.rpn import RPNHead, RPNOutput
 from rcnn.structures import GroundTruth, ImageBatch
@@ -258,3 +259,20 @@ def test_inclusive_proposals_are_cut_at_the_last_pixel_and_measured_with_one_mor
     torch.testing.assert_close(found, torch.tensor([box for box, _ in expected[:40]]), rtol=0, atol=1e-3)
     plain = noisy(rpn_of(min_size=12.0, nms=0.4, pre_nms=(60, 60), post_nms=(40, 40)))
     assert plain.propose(output, images, training=False).boxes[..., 2].max() == 90
+
+
+def test_more_convolutions_come_before_the_siblings():
+    from torchvision.models.detection.rpn import RPNHead as Theirs
+
+    torch.manual_seed(0)
+    theirs, ours = Theirs(8, 3, conv_depth=2), RPNHead(8, 3, RPNOptions(convs=2))
+    names = {"conv": "conv.0.0", "deeper.0": "conv.1.0", "cls_logits": "cls_logits", "bbox_pred": "bbox_pred"}
+    state = theirs.state_dict()
+    ours.load_state_dict({f"{a}.{kind}": state[f"{b}.{kind}"] for a, b in names.items() for kind in ("weight", "bias")})
+    x = torch.randn(2, 8, 5, 6)
+    logits, deltas = ours([x])
+    wanted, moves = theirs([x])
+    assert torch.allclose(logits[0], wanted[0].permute(0, 2, 3, 1).flatten(1), atol=1e-6)
+    assert torch.allclose(deltas[0], moves[0].permute(0, 2, 3, 1).reshape(2, -1, 4), atol=1e-6)
+    with pytest.raises(UserError, match="convs = 0"):
+        RPNOptions(convs=0)

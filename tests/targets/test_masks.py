@@ -10,7 +10,7 @@ from rcnn import rle
 from rcnn.data.collate import collate_masks
 from rcnn.data.dataset import Truth
 from rcnn.data.segments import Frame, run_lengths
-from rcnn.targets import cut
+from rcnn.targets import cut, cut_aligned
 from rcnn.targets.masks import COLUMNS
 
 
@@ -121,3 +121,30 @@ def test_targets_of_whole_images_are_the_masks_themselves(masks):
         stored = collate_masks([truth_of([mask[:30, :30]])], [(30, 30)], 1)
         found = cut(stored, torch.tensor([[[0.0, 0, 30, 30]]]), torch.zeros(1, 1, dtype=torch.int64), 30)
         assert (found[0, 0].numpy() == rle.decode(run_lengths(mask[:30, :30]))).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.5, 0.6])
+def test_aligned_targets_are_those_of_torchvision(masks, scale):
+    from torchvision.models.detection.roi_heads import project_masks_on_boxes
+
+    height, width = round(30 * scale), round(40 * scale)
+    frame = Frame((30, 40)).resized((30, 40), (height, width))
+    drawn = torch.tensor(np.stack(masks)).float()
+    resized = torch.nn.functional.interpolate(drawn[:, None], (height, width))[:, 0].byte()
+    boxes = (BOXES[0] * scale).clamp(min=0).minimum(torch.tensor([width, height] * 2))
+    matched = torch.tensor([0, 1, 2, 3, 1])
+    ours = cut_aligned(collate_masks([truth_of(masks, frame)], [(height, width)], 4), boxes[None], matched[None], 7)[0]
+    wanted = project_masks_on_boxes(resized, boxes, matched, 7)
+    assert torch.allclose(ours, wanted, atol=1e-5)
+
+
+def test_aligned_targets_of_a_mirrored_image_are_the_mirrored_targets(masks):
+    plain = collate_masks([truth_of(masks, Frame((30, 40)))], [(30, 40)], 4)
+    mirrored = collate_masks([truth_of(masks, Frame((30, 40), (-1.0, 1.0), (40.0, 0.0)))], [(30, 40)], 4)
+    matched = torch.tensor([[0, 1]])
+    boxes = torch.tensor([[[4.0, 3, 32, 24], [10.0, 2, 38, 30]]])
+    flipped = torch.stack((40 - boxes[..., 2], boxes[..., 1], 40 - boxes[..., 0], boxes[..., 3]), -1)
+    # Without the half-pixel shift, pixel k is read at k: mirrored, at 39 - k, so boxes move by one.
+    goals = cut_aligned(plain, boxes, matched, 7)
+    again = cut_aligned(mirrored, flipped - torch.tensor([1.0, 0, 1, 0]), matched, 7)
+    assert torch.allclose(again.flip(-1), goals, atol=1e-5)

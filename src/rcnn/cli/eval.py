@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rcnn import cli
 
+if TYPE_CHECKING:
+    from rcnn.evaluation import Result, SegmentationResult
+
 
 def command(
-    model: Annotated[Path, typer.Argument(help="Run or model folder.", show_default=False)],
+    model: Annotated[
+        Path,
+        typer.Argument(help="Run or model folder; or results: a COCO JSON, a folder of VOC's.", show_default=False),
+    ],
     data: Annotated[str, typer.Option(help="digits, or the place of a VOC, COCO or YOLO data set.")],
     split: Annotated[str, typer.Option(help="Split to judge on: train, val, test, …")] = "val",
     classes: Annotated[str, typer.Option(help="Judge these classes only: A,B,…; without it, all.")] = "",
@@ -23,11 +29,15 @@ def command(
 ) -> None:
     """Judges a model on a data set: AP by COCO's protocol, or by VOC's of 2007 or 2010 and later.
 
-    An FCN is judged by pixel accuracy, mean accuracy, mean IoU and frequency-weighted IoU.
+    An FCN is judged by pixel accuracy, mean accuracy, mean IoU and frequency-weighted IoU. In place of a model there
+    may be what any program found: COCO results (a JSON list) or a folder of VOC's comp4_det_SPLIT_CLASS.txt.
     """
     from rcnn import inference
     from rcnn.evaluation import evaluate_model, open_for
+    from rcnn.interop.results import are_results
 
+    if are_results(model):
+        return _judge_results(model, data, split, classes, protocol or "coco", json)
     detector = inference.load(model, device=device, precision=precision)
     wanted = [name.strip() for name in classes.split(",") if name.strip()] or None
     dataset = open_for(detector, data, split, wanted)
@@ -35,7 +45,28 @@ def command(
         cli.say(dataset.note)
     with cli.progress("evaluating", len(dataset)) as done:
         result = evaluate_model(detector, dataset, protocol=protocol or None, batch_size=batch_size, done=done)
+    _tell(result, dataset.split, json)
+
+
+def _judge_results(results: Path, data: str, split: str, classes: str, protocol: str, json: str) -> None:
+    """Judges what some program found in the images of a data set."""
+    from rcnn.data import open_dataset
+    from rcnn.evaluation import evaluate
+    from rcnn.evaluation.protocols import check_protocol
+    from rcnn.interop.results import read_results
+
+    check_protocol(protocol)
+    dataset = open_dataset(data, split, classes=[name.strip() for name in classes.split(",") if name.strip()] or None)
+    if dataset.note:
+        cli.say(dataset.note)
+    found = read_results(results, dataset)
+    truths = [dataset.truth(i) for i in range(len(dataset))]
+    _tell(evaluate(truths, found, dataset.classes, sizes=dataset.sizes, protocol=protocol), dataset.split, json)
+
+
+def _tell(result: Result | SegmentationResult, split: str, json: str) -> None:
+    """Prints the figures, and writes them where JSON is wanted."""
     if json != "-":
         cli.console().print(result.summary())
     if json:
-        cli.write_json(json, {**result.to_dict(), "split": dataset.split})
+        cli.write_json(json, {**result.to_dict(), "split": split})

@@ -23,7 +23,9 @@ def command(
     interval: Annotated[str, typer.Option(help="Of the scheme alternating: round, or batch.")] = "",
     epochs: Annotated[float | None, typer.Option(help="Passes over the data (12), of each trained stage.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps of each trained stage, instead of epochs.")] = None,
-    weights: Annotated[str, typer.Option(help="The backbone's first weights: a file, imagenet or none (random).")] = "",
+    weights: Annotated[
+        str, typer.Option(help="First weights: the backbone's file, imagenet, none (random); or a model folder.")
+    ] = "",
     batch_size: Annotated[int | None, typer.Option(help="Images a forward pass.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate, not scaled to the batch as the recipe's is.")] = None,
     image_size: Annotated[str, typer.Option(help="SHORT[,LONG]: pixels of the shorter side, most of the longer.")] = "",

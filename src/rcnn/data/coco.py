@@ -91,6 +91,22 @@ def read(root: Path) -> tuple[Index, list[Problem]]:
     return index, problems + check_boxes(builder, index)
 
 
+def published_ids(root: Path, split: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The ids that the JSONs of a data set give its images and its categories, by their names.
+
+    Where splits give one image different ids, those of `split` count. What cannot be read has none.
+    """
+    images: dict[str, Any] = {}
+    categories: dict[str, Any] = {}
+    for path in sorted(_jsons(root), key=lambda path: split_of(path) == split):
+        content = None if _OTHER.match(path.name) else load_json(path)
+        if content is not None and _is_detection(content):
+            categories |= {name: key for key, name in _categories(path, content).items()}
+            entries = [entry for entry in content["images"] if isinstance(entry, dict)]
+            images |= {str(entry.get("file_name")): entry.get("id") for entry in entries if _is_key(entry.get("id"))}
+    return images, categories
+
+
 def load_json(path: Path) -> Any:
     """What a JSON file holds.
 

@@ -74,7 +74,7 @@ class NetworkRegions(RegionMethod):
     def search(self, pixels: np.ndarray) -> np.ndarray:
         """All regions float32 [N, 4] of an image uint8 RGB [H, W, 3] that the model would look at, best first."""
         height, width = pixels.shape[:2]
-        resized = resize(pixels, *self.model.options.image_size, self.model.resize_rule)  # [3, h, w]
+        resized = resize(pixels, *self.model.options.image_size, rule=self.model.resize_rule)  # [3, h, w]
         _, h, w = resized.shape
         batch = torch.zeros(1, 3, padded(h), padded(w), dtype=resized.dtype)
         batch[0, :, :h, :w] = resized

@@ -94,7 +94,8 @@ class TwoStage(Detector):
         if self.rpn_backbone is not None:
             notes = ["note: RPN and detector keep a backbone each, and an image passes through both"]
         resized = [
-            resized_size(height, width, *self.options.image_size, self.resize_rule) for height, width in sizes.tolist()
+            resized_size(height, width, *self.options.image_size, rule=self.resize_rule)
+            for height, width in sizes.tolist()
         ]
         return notes + self.rpn.advice(torch.tensor(resized, dtype=torch.float32))
 

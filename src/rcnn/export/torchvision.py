@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rcnn.backbones.backbone import Normalise
 from rcnn.detectors import Model, create, to_mapping
+from rcnn.detectors.two_stage import TwoStage
 from rcnn.errors import UserError
 from rcnn.files import writing
 from rcnn.interop.torchvision import MODELS, Published, rolled
@@ -103,6 +104,7 @@ def _constructor(model: Model[Any]) -> tuple[Published, Mapping[str, Any]]:
 
 def _check_pixels(model: Model[Any], found: Published) -> None:
     """Refuses backbones whose weights want other pixels than ImageNet's normalised RGB."""
+    assert isinstance(model, TwoStage)
     own = {key: value.cpu() for key, value in model.backbone.normalise.state_dict().items()}
     if any(not torch.equal(value, own[key]) for key, value in Normalise().state_dict().items()):
         raise UserError(f"torchvision's {found.name} normalises RGB by ImageNet's statistics; this backbone does not")

@@ -26,7 +26,7 @@ from rcnn.interop import caffe_layers
 from rcnn.interop.caffe_layers import Layers
 from rcnn.interop.fitting import fitted, needed
 from rcnn.interop.imported import Asked, Imported
-from rcnn.interop.published import class_names
+from rcnn.interop.names import class_names
 from rcnn.interop.torchvision import merged
 
 # Our deltas are in these units; Caffe's final models say them plainly.

@@ -24,7 +24,7 @@ from rcnn.errors import UserError
 from rcnn.interop import pickles
 from rcnn.interop.fitting import fitted, needed
 from rcnn.interop.imported import Asked, Imported
-from rcnn.interop.published import class_names
+from rcnn.interop.names import class_names
 
 # Detectron2's PIXEL_MEAN, for the weights that its zoo starts from: blue first, not scaled.
 STATISTICS = Normalisation("BGR", 255.0, (103.53, 116.28, 123.675), (1.0, 1.0, 1.0))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from rcnn.data.semantic import VOC_CLASSES
 from rcnn.errors import UserError
 from rcnn.evaluation import NO_CLASS
 from rcnn.files import telling
@@ -36,11 +37,16 @@ def _slots() -> tuple[str, ...]:
 
 COCO_SLOTS = _slots()
 
+# K → whose classes they are, by their names: COCO's with and without the unused numbers, and VOC's by the alphabet.
+PUBLISHED = {
+    len(names): (title, names) for title, names in (("COCO", COCO), ("COCO", COCO_SLOTS), ("VOC", VOC_CLASSES))
+}
+
 
 def class_names(path: Path, count: int, asked: Asked) -> tuple[tuple[str, ...], list[str]]:
     """The names of the K = `count` classes of a file, and what to say of them.
 
-    Those asked for; else COCO's, where there are as many as it has numbers; else "1" to "K".
+    Those asked for; else COCO's or VOC's, where there are as many; else "1" to "K".
 
     Raises:
         UserError: names were given, but not K.
@@ -51,13 +57,13 @@ def class_names(path: Path, count: int, asked: Asked) -> tuple[tuple[str, ...], 
                 f"'{path}' has {count} classes beside the background, and --classes names {len(asked.classes)}"
             )
         return asked.classes, []
-    if count == len(COCO_SLOTS):
-        empty = len(UNUSED)
-        return COCO_SLOTS, [
-            f"classes are COCO's numbers 1 to 90; the {empty} unused ones are called '{NO_CLASS} 12', …"
-        ]
+    if count in PUBLISHED:
+        title, names = PUBLISHED[count]
+        note = f"the file says no names: its {count} classes are taken for {title}'s"
+        unused = f"; the {len(UNUSED)} numbers that COCO does not use are called '{NO_CLASS} {UNUSED[0]}', …"
+        return tuple(names), [note + (unused if names is COCO_SLOTS else "")]
     return tuple(str(number) for number in range(1, count + 1)), [
-        f"the file does not say what its {count} classes are called: they are 1 to {count}; --classes FILE names them"
+        f"the file says no names: its {count} classes are called 1 to {count}; --classes FILE names them"
     ]
 
 

@@ -25,7 +25,7 @@ from rcnn.detectors import create
 from rcnn.errors import UserError, nearest
 from rcnn.files import telling
 from rcnn.interop.imported import Asked, Imported
-from rcnn.interop.names import COCO_SLOTS, class_names
+from rcnn.interop.names import class_names
 
 # Counters of batch norm: nothing reads them, and files with frozen statistics lack them.
 COUNTER = "num_batches_tracked"
@@ -97,24 +97,22 @@ def _published(name: str, released: str, *layers: Mapping[str, Any], eps: float 
     settings = merged(_SHARED, *layers, _SECOND if second else {}, _MASK if mask else {})
     if mask and second:
         settings["mask"]["norm"] = "frozen"
-    box, masks = "box_head.", "mask_head."
+    box, masks, step = "box_head.", "mask_head.", 3 if second else 2
     names = {
         "backbone.body.": "backbone.body.",
         "backbone.fpn.": "backbone.fpn.",
         "rpn.head.conv.": "rpn.head.conv.0.0.",
         "rpn.head.deeper.0.": "rpn.head.conv.1.0.",
         "rpn.head.": "rpn.head.",
-        **_blocks(f"{box}trunk.convs.", "roi_heads.box_head.", norm=True),
+        **_blocks(f"{box}trunk.convs.", "roi_heads.box_head.", 3),
         f"{box}trunk.fc.1.": "roi_heads.box_head.5.",
         f"{box}trunk.1.": "roi_heads.box_head.fc6.",
         f"{box}trunk.3.": "roi_heads.box_head.fc7.",
         box: "roi_heads.box_predictor.",
-        **_blocks(f"{masks}layers.", "roi_heads.mask_head.", norm=second),
-        f"{masks}layers.": "roi_heads.mask_predictor.conv5_mask.",
+        **_blocks(f"{masks}layers.", "roi_heads.mask_head.", step),
+        f"{masks}layers.{4 * step}.": "roi_heads.mask_predictor.conv5_mask.",
         f"{masks}mask_logits.": "roi_heads.mask_predictor.mask_fcn_logits.",
     }
-    deconv = f"{masks}layers.{12 if second else 8}."
-    names = {deconv if start == f"{masks}layers." else start: value for start, value in names.items()}
     earlier = {"rpn.head.conv.0.0.": "rpn.head.conv."}
     earlier |= {f"roi_heads.mask_head.{i}.0.": f"roi_heads.mask_head.mask_fcn{i + 1}." for i in range(4)}
     return Published(
@@ -129,11 +127,9 @@ def _published(name: str, released: str, *layers: Mapping[str, Any], eps: float 
     )
 
 
-def _blocks(ours: str, theirs: str, *, norm: bool) -> dict[str, str]:
-    """Four convolutions with ReLU, in our flat list and in its list of blocks."""
-    step = 3 if norm else 2
-    convs = {f"{ours}{step * i}.": f"{theirs}{i}.0." for i in range(4)}
-    return convs | ({f"{ours}{step * i + 1}.": f"{theirs}{i}.1." for i in range(4)} if norm else {})
+def _blocks(ours: str, theirs: str, step: int) -> dict[str, str]:
+    """Four blocks of convolution, norm where `step` is 3, and ReLU: flat in our list, apart in its."""
+    return {f"{ours}{step * i + k}.": f"{theirs}{i}.{k}." for i in range(4) for k in range(step - 1)}
 
 
 MODELS: dict[str, Published] = {
@@ -216,8 +212,8 @@ def _refuse_others(path: Path, state: Mapping[str, Tensor]) -> None:
         return
     if "backbone.conv1.weight" in state and "classifier.4.weight" in state:
         raise UserError(
-            f"'{path}' is torchvision's FCN on a dilated ResNet with maps of stride 8, scored once; the FCN here follows"
-            " the paper, whose maps of strides 32, 16 and 8 are scored and added, so the weights would mean nothing"
+            f"'{path}' is torchvision's FCN: a dilated ResNet, whose map of stride 8 is scored alone; the FCN here has"
+            " maps of strides 32, 16 and 8, each scored and then added, as its paper has, and no place for the weights"
         )
     classifier = backbones.recognise(state)
     if classifier:
@@ -289,7 +285,7 @@ def _translated(
 
 
 def _ours(key: str, value: Tensor, found: Published) -> Tensor:
-    """A tensor [K + 1, …] or [4·(K + 1), …] of a module with outputs for each class, the background moved to the end."""
+    """A tensor [K + 1, …] or [4·(K + 1), …] of a module with outputs for each class, the background brought last."""
     if not key.startswith(found.rolled):
         return value
     return rolled(value, 4 if "bbox_pred" in key else 1, -1)
@@ -298,6 +294,3 @@ def _ours(key: str, value: Tensor, found: Published) -> Tensor:
 def rolled(value: Tensor, width: int, places: int) -> Tensor:
     """The outputs [width·(K + 1), …] of K + 1 classes moved on by `places`, those at the end to the beginning."""
     return value.unflatten(0, (-1, width)).roll(places, 0).flatten(0, 1).contiguous()
-
-
-__all__ = ["COCO_SLOTS", "COUNTER", "MODELS", "Published", "merged", "read", "rolled"]

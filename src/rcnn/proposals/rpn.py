@@ -96,10 +96,11 @@ class RPNHead(nn.Module):
         self.softmax = options.objectness == "softmax"
         width = options.channels or min(channels, 512)
         self.conv = Conv2d(channels, width, 3, padding=1)
-        self.deeper = nn.ModuleList(Conv2d(width, width, 3, padding=1) for _ in range(options.convs - 1))
+        deeper = [Conv2d(width, width, 3, padding=1) for _ in range(options.convs - 1)]
+        self.deeper = nn.ModuleList(deeper)
         self.cls_logits = nn.Conv2d(width, per_place * (2 if self.softmax else 1), 1)
         self.bbox_pred = nn.Conv2d(width, per_place * 4, 1)
-        for layer in (self.conv, *self.deeper, self.cls_logits, self.bbox_pred):
+        for layer in (self.conv, *deeper, self.cls_logits, self.bbox_pred):
             nn.init.normal_(layer.weight, std=options.init_std)
             nn.init.constant_(layer.bias, 0.0)  # type: ignore[arg-type]
 

@@ -20,6 +20,7 @@ from rcnn import detectors
 from rcnn.data import Dataset, TrainLoader, label_maps, open_dataset
 from rcnn.data.dataset import DIGITS
 from rcnn.detectors import Detector, choose_device, to_mapping
+from rcnn.detectors.starting import is_model, start_from
 from rcnn.errors import UserError
 from rcnn.files import write_text
 from rcnn.process import cpus
@@ -115,7 +116,8 @@ def train(
         rounds: of the scheme "alternating", how often RPN and detector are trained.
         interval: of the same, "round", or "batch" to update both on every batch.
         epochs: passes over the data of each trained stage; `steps`: optimiser steps instead.
-        weights: the backbone's first weights: a file, "imagenet", or "none" for a random start.
+        weights: the backbone's first weights: a file, "imagenet", or "none" for a random start; or a run or model
+            folder of this system, to start from all of its weights, by its options.
         batch_size: images a forward pass.
         lr: learning rate, used as it is; the recipe's own is scaled to the batch.
         image_size: shorter side in pixels, or (shorter, longest).
@@ -254,7 +256,7 @@ def _train(
     settings = recipe.train
     train_set, val_set, recipe = _open(recipe)
     state = load_state(run) if resume else None
-    model, recipe = _build(recipe, device, trained_before=resume and state is not None)
+    model, recipe = _build(recipe, device, reporter.say, trained_before=resume and state is not None)
     if model.learns_masks:
         reporter.say(_masks_of(train_set))
     regions = _regions(recipe, model, train_set, val_set)
@@ -341,16 +343,19 @@ def _masks_of(dataset: Dataset) -> str:
     return f"{int(masked.sum())} of {len(masked)} objects have masks{note}"
 
 
-def _build(recipe: Recipe, device: torch.device, *, trained_before: bool) -> tuple[Any, Recipe]:
+def _build(
+    recipe: Recipe, device: torch.device, say: Callable[[str], object], *, trained_before: bool
+) -> tuple[Any, Recipe]:
     """The model on its device, and the recipe with all of its options; a resumed one needs no first weights."""
     torch.manual_seed(recipe.train.seed)
-    model = detectors.create(
-        recipe.system,
-        recipe.data.classes or (),
-        recipe=recipe.recipe,
-        weights=None if trained_before else recipe.weights,
-        settings=recipe.model,
-    )
+    classes = recipe.data.classes or ()
+    if not trained_before and recipe.weights is not None and is_model(recipe.weights):
+        model, anew = start_from(recipe.weights, recipe.system, classes, recipe.model)
+        if anew:
+            say(f"of '{recipe.weights}' all is taken but {len(anew)} tensors, which start anew: first '{anew[0]}'")
+    else:
+        weights = None if trained_before else recipe.weights
+        model = detectors.create(recipe.system, classes, recipe=recipe.recipe, weights=weights, settings=recipe.model)
     model.precision = recipe.train.precision
     return model.to(device), replace(recipe, system=model.system, model=to_mapping(model.options))
 
