@@ -5,8 +5,8 @@ numpy arrays.
 
 Each operator is one file here (its meaning, its torch registration and its gradient), and the same function in up to
 four forms: `reference/` is plain torch, short and slow, and defines the answer; `cpu/` is numba; `cuda/` is Triton;
-`torchvision_ops.py` uses torchvision's compiled operators, where numba or Triton is missing. `forms.form` chooses. All are registered
-with torch, so that `torch.compile` and `torch.export` take them as they are.
+`torchvision_ops.py` uses torchvision's compiled operators, where numba or Triton is missing. `forms.form` chooses. All
+are registered with torch, so that `torch.compile` and `torch.export` take them as they are.
 """
 
 from __future__ import annotations

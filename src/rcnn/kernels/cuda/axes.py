@@ -5,7 +5,7 @@ same bins and samples come out on every device; `launch` therefore turns fused m
 """
 
 # Triton reads the annotations of a kernel as types of its own, so these functions carry those it knows, or none.
-# ruff: noqa: ANN001, ANN201, ANN202
+# ruff: noqa: ANN001, ANN201
 
 from __future__ import annotations
 
@@ -163,9 +163,7 @@ def corners(at, extent):
 
 
 @triton.jit
-def align_weights(
-    start, end, extent, pixels, bins, SIZE: tl.constexpr, SAMPLES: tl.constexpr, ALIGNED: tl.constexpr
-):
+def align_weights(start, end, extent, pixels, bins, SIZE: tl.constexpr, SAMPLES: tl.constexpr, ALIGNED: tl.constexpr):
     """The mean weights [T, n] with which n bins, of one RoI or one each of n RoIs, read pixels [T]."""
     start, width, samples = sampling(start, end, SIZE, SAMPLES, ALIGNED)
     low, useful = useful_samples(start, width, samples, extent, bins, SAMPLES)

@@ -6,7 +6,7 @@ until the capacity is reached. So memory stays at 2 MiB an image, and the work i
 Letters: B images, N boxes, D capacity.
 """
 
-# ruff: noqa: ANN001, ANN202
+# ruff: noqa: ANN001, ANN201, ANN202
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Position-sensitive RoI pooling on a GPU: one program for one bin of one RoI, whose outputs lie side by side in memory.
+"""Position-sensitive RoI pooling on a GPU: one program for one bin of one RoI, whose outputs lie side by side.
 
 Backward, a program owns 8 × 8 pixels of one bin's maps: the weights with which 32 RoIs read them, times the gradients
 of those RoIs, summed in their order, so that the result is the same to the bit in each run. Letters: B images, N RoIs,
@@ -171,9 +171,7 @@ def _forward(
 
 
 @triton.jit
-def _weights(
-    start, end, scale, extent, bin, pixels, SIZE: tl.constexpr, RULE: tl.constexpr, SAMPLES: tl.constexpr
-):
+def _weights(start, end, scale, extent, bin, pixels, SIZE: tl.constexpr, RULE: tl.constexpr, SAMPLES: tl.constexpr):
     """The weights [T, ROIS] with which a bin of RoIs [ROIS] reads pixels [T] along one axis."""
     if RULE == "align":
         return align_weights(start * scale, end * scale, extent, pixels, bin, SIZE, SAMPLES, True)

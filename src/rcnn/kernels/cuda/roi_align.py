@@ -38,7 +38,6 @@ from rcnn.kernels.cuda.axes import (
 from rcnn.kernels.roi_align import empty_maps
 
 
-
 def roi_align(
     features: list[Tensor],
     boxes: Tensor,

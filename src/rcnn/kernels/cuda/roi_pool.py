@@ -186,15 +186,16 @@ def _backward(
         while number < proposals:
             roi = image * proposals + number
             x1, y1, x2, y2 = box_on_map(boxes, roi, scale)
-            for bin in range(SIZE * SIZE):
-                first_row, last_row = _edges(y1, y2, height, bin // SIZE, SIZE)
-                first_column, last_column = _edges(x1, x2, width, bin % SIZE, SIZE)
-                meets = (first_row < top + TILE) & (last_row > top)
-                if meets & (first_column < left + TILE) & (last_column > left):
-                    place = (roi.to(tl.int64) * (SIZE * SIZE) + bin) * CHANNELS + channels
-                    where = tl.load(maxima + place, mask=known, other=-1)
-                    given = tl.load(grad + place, mask=known, other=0).to(tl.float32)
-                    total += tl.where(own[:, None] == where[None, :], given[None, :], 0.0)
+            for p in range(SIZE):
+                first, last = _edges(y1, y2, height, p, SIZE)
+                if (first < top + TILE) & (last > top):
+                    for q in range(SIZE):
+                        first, last = _edges(x1, x2, width, q, SIZE)
+                        if (first < left + TILE) & (last > left):
+                            place = ((roi.to(tl.int64) * SIZE + p) * SIZE + q) * CHANNELS + channels
+                            where = tl.load(maxima + place, mask=known, other=-1)
+                            given = tl.load(grad + place, mask=known, other=0).to(tl.float32)
+                            total += tl.where(own[:, None] == where[None, :], given[None, :], 0.0)
             waiting = tl.where(waiting == number, proposals, waiting)
             number = tl.min(waiting, 0)
     place = (image.to(tl.int64) * height * width + own)[:, None] * CHANNELS + channels[None, :]
