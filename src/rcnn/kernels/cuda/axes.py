@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 TILE = tl.constexpr(8)  # pixels along a side of the piece of a gradient map that one program sums
-PRECISION = tl.constexpr("tf32x3")  # three products of the tensor cores, whose sum is exact to float32
+PRECISION = tl.constexpr("tf32x3")  # three products of the tensor cores, whose sum is as good as float32
 CHUNK = tl.constexpr(128)  # RoIs among which a program looks at once for those that reach its tile
 
 
