@@ -1,7 +1,8 @@
-"""The CPU kernels against torchvision's operators: `python benchmarks/kernels.py [ROUNDS] [NAME…]`.
+"""The kernels against torchvision's operators: `python benchmarks/kernels.py [--device cuda] [ROUNDS] [NAME…]`.
 
 Both run in this process, in turn (A B A B …), after one round to warm up; the table holds medians in milliseconds of
 wall time and their ratio. On a busy machine take OMP_NUM_THREADS=1, and the threads' gain from a quiet one.
+On a GPU each call is timed until the GPU is done with it.
 Features lie channels-last for the kernels and contiguous for torchvision, each as it likes them best, and torchvision
 gets RoIs already in its own form. Results are compared once, and the largest difference is printed.
 """
@@ -97,7 +98,7 @@ def backward(pool: Callable[[torch.Tensor], torch.Tensor], feature: torch.Tensor
     """Only the backward pass of a pooling function."""
     leaf = feature.clone().requires_grad_()
     pooled = pool(leaf)
-    given = torch.randn(pooled.shape, generator=torch.Generator().manual_seed(1))
+    given = torch.randn(pooled.shape, generator=torch.Generator(pooled.device).manual_seed(1))
     return lambda: torch.autograd.grad(pooled, leaf, given, retain_graph=True)[0]
 
 
@@ -150,6 +151,12 @@ def match_cases() -> Iterator[Case]:
         yield f"match 200,000 × {count}", ours, theirs
 
 
+def finish() -> None:
+    """Waits for the GPU, if it is one that runs."""
+    if torch.get_default_device().type == "cuda":
+        torch.cuda.synchronize()
+
+
 def measure(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int) -> tuple[float, float]:
     """Medians in milliseconds, taken in turn."""
     times: tuple[list[float], list[float]] = ([], [])
@@ -157,6 +164,7 @@ def measure(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int) -> 
         for which, function in enumerate((ours, theirs)):
             start = time.perf_counter()
             function()
+            finish()
             if round_number:
                 times[which].append(1000 * (time.perf_counter() - start))
     return statistics.median(times[0]), statistics.median(times[1])
@@ -165,9 +173,16 @@ def measure(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int) -> 
 def main() -> None:
     """Prints the table."""
     tune_process()  # as our command line does; it spares both sides the page faults of large results
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
-    wanted = sys.argv[2:]
-    print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, {torch.get_num_threads()} threads")
+    words = sys.argv[1:]
+    if words[:1] == ["--device"]:
+        torch.set_default_device(words[1])
+        words = words[2:]
+    rounds = int(words[0]) if words else 7
+    wanted = words[1:]
+    device = torch.get_default_device()
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    form = kernels.form(device.type).__name__
+    print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, {where}, {form}")
     print(f"{'':44}{'ours ms':>9}{'peer ms':>9}{'ratio':>8}  largest difference")
     for cases in (roi_cases, position_sensitive_cases, nms_cases, match_cases):
         for name, ours, theirs in cases():

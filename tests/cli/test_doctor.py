@@ -18,6 +18,15 @@ from rcnn.cli import doctor
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.parametrize(("form", "state"), [("rcnn.kernels.cuda", "ok"), ("rcnn.kernels.torchvision_ops", "note")])
+def test_it_says_which_kernels_run_on_a_gpu(monkeypatch, form, state):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("rcnn.kernels.form", lambda device: types.ModuleType(form))
+    (finding,) = [found for found in doctor.accelerators() if found.name == "GPU kernels"]
+    assert finding.state == state
+
+
 def test_a_good_installation_is_usable_and_every_finding_has_a_name_and_a_value(tmp_path, capsys):
     assert cli.main(["doctor", "--json", str(tmp_path / "d.json")]) == 0
     assert capsys.readouterr().out.endswith("rcnn can be used here.\n")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rcnn import kernels
 from rcnn.kernels import reference
@@ -110,6 +111,21 @@ def test_boxes_that_are_no_numbers_and_no_boxes_at_all_are_survived(warping, pyr
     maps, corners = warping.roi_warp_backward(none, pyramid, boxes[:, :0], levels[:, :0], STRIDES)
     assert not any(m.any() for m in maps)
     assert corners.shape == (2, 0, 4)
+
+
+def test_the_plain_form_which_gpus_run_copies_no_numbers_to_the_device(pyramid, rois):
+    copied = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+            if operator.overloadpacket.__name__ in ("lift_fresh", "_local_scalar_dense", "nonzero"):
+                copied.append(operator.overloadpacket.__name__)
+            return operator(*args, **(kwargs or {}))
+
+    with Watch():
+        warped = reference.roi_warp(pyramid, *rois, STRIDES, 3)
+        reference.roi_warp_backward(warped, pyramid, *rois, STRIDES)
+    assert copied == []
 
 
 def test_half_types_are_computed_in_float32(warping, pyramid, rois):

@@ -183,6 +183,8 @@ def accelerators() -> Iterator[Finding]:
         yield Finding(f"GPU cuda:{index}", f"{card.name}, {_gigabytes(card.total_memory)}, {capability}")
     if torch.backends.mps.is_available():
         yield Finding("GPU mps", "Apple's GPU")
+    if torch.cuda.is_available():
+        yield _gpu_kernels()
     if torch.cuda.is_available() or torch.backends.mps.is_available():
         return
     if shutil.which("nvidia-smi") is None:
@@ -195,6 +197,16 @@ def accelerators() -> Iterator[Finding]:
         yield Finding(
             "GPU", f"an NVIDIA driver is here, but torch (CUDA {torch.version.cuda}) sees no GPU", "note", fix
         )
+
+
+def _gpu_kernels() -> Finding:
+    """Which kernels run on the GPUs; asking compiles a small one, once for a machine."""
+    from rcnn.kernels import form
+
+    if form("cuda").__name__ == "rcnn.kernels.cuda":
+        return Finding("GPU kernels", "Triton; each is compiled at its first use")
+    reason = "torchvision's: Triton is missing or does not run here (it needs compute capability 8.0)"
+    return Finding("GPU kernels", reason, "note", "pip install --upgrade triton, where the GPU is new enough")
 
 
 def compute() -> Iterator[Finding]:

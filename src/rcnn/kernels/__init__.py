@@ -4,9 +4,9 @@ Selective Search's steps, from `convert` to `group`, are kernels too, and so is 
 numpy arrays.
 
 Each operator is one file here (its meaning, its torch registration and its gradient), and the same function in up to
-three forms: `reference/` is plain torch, short and slow, and defines the answer; `cpu/` is numba; `torchvision_ops.py`
-uses torchvision's compiled operators, on GPUs and where numba is missing. `forms.form` chooses. All are registered
-with torch, so that `torch.compile` and `torch.export` take them as they are.
+four forms: `reference/` is plain torch, short and slow, and defines the answer; `cpu/` is numba; `cuda/` is Triton;
+`torchvision_ops.py` uses torchvision's compiled operators, where numba or Triton is missing. `forms.form` chooses. All
+are registered with torch, so that `torch.compile` and `torch.export` take them as they are.
 """
 
 from __future__ import annotations

@@ -1,8 +1,11 @@
-"""Chooses the form of the kernels that runs on a device: numba, torchvision's compiled operators or plain torch."""
+"""Chooses the form of the kernels that runs on a device: numba, Triton, torchvision's compiled operators or
+plain torch.
+"""
 
 from __future__ import annotations
 
 import importlib
+import warnings
 from functools import cache
 from types import ModuleType
 
@@ -11,8 +14,8 @@ from types import ModuleType
 def form(device: str) -> ModuleType:
     """The module whose `nms`, `roi_align`, `roi_pool`, … run on tensors of a device type ("cpu", "cuda", "mps", …).
 
-    Numba is imported here, at the first call, so that `import rcnn` stays quick; where it is missing or broken
-    torchvision's operators take over.
+    Numba and Triton are imported here, at the first call, so that `import rcnn` stays quick; where one is missing or
+    broken torchvision's operators take over.
     """
     if device == "cpu":
         try:
@@ -20,8 +23,22 @@ def form(device: str) -> ModuleType:
         except ImportError:
             return importlib.import_module("rcnn.kernels.torchvision_ops")
     if device == "cuda":
-        return importlib.import_module("rcnn.kernels.torchvision_ops")
+        return _on_gpus()
     return importlib.import_module("rcnn.kernels.reference")
+
+
+def _on_gpus() -> ModuleType:
+    """Triton's kernels where they run, else torchvision's; says so where that is a surprise."""
+    try:
+        found = importlib.import_module("rcnn.kernels.cuda")
+        found.check()
+        return found
+    except ImportError:  # no Triton, or GPUs that it was not written for
+        pass
+    except Exception as error:  # Triton compiles at first use, with whatever tools it finds
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        warnings.warn(f"Triton's kernels do not run here, torchvision's take their place: {reason}", stacklevel=3)
+    return importlib.import_module("rcnn.kernels.torchvision_ops")
 
 
 def array_form() -> ModuleType:

@@ -1,4 +1,4 @@
-"""The kernels by torchvision's compiled operators: on GPUs, and on CPUs without numba.
+"""The kernels by torchvision's compiled operators: on CPUs without numba, and on GPUs without Triton.
 
 RoIs never leave their fixed places: on each map all RoIs are pooled, those of other levels from a box far outside,
 which reads nothing and gives 0, and the maps' results are added. So nothing waits for the GPU, but NMS once a batch:

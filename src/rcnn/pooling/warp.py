@@ -104,9 +104,10 @@ def mean_colours(pixels: Tensor, boxes: Tensor, mean: Tensor) -> Tensor:
     height, width = pixels.shape[1:]
     sums = torch.zeros(3, height + 1, width + 1, dtype=torch.int64, device=pixels.device)
     sums[:, 1:, 1:] = pixels.long().cumsum(1).cumsum(2)
-    limit = torch.tensor([width, height, width, height], device=boxes.device)
     edges = torch.cat((boxes[:, :2].floor(), boxes[:, 2:].ceil()), 1)
-    x1, y1, x2, y2 = torch.minimum(edges.clamp(min=0), limit).long().unbind(1)
+    (x1, x2), (y1, y2) = (
+        edges[:, axis::2].clamp(min=0, max=side).long().unbind(1) for axis, side in enumerate((width, height))
+    )
     total = sums[:, y2, x2] - sums[:, y1, x2] - sums[:, y2, x1] + sums[:, y1, x1]  # [3, R]
     count = (x2 - x1).clamp(min=0) * (y2 - y1).clamp(min=0)
     colours = (total / count.clamp(min=1)).T

@@ -57,7 +57,9 @@ def _grid(boxes: Tensor, feature: Tensor, stride: float, size: int) -> Tensor:
     share = shares(size, boxes)
     start, end = boxes[..., None, :2], boxes[..., None, 2:]  # [B, N, 1, 2]
     position = start + share[:, None] * (end - start)  # [B, N, S, 2] pixels of the input
-    extent = boxes.new_tensor([feature.shape[3], feature.shape[2]]) * stride
-    x, y = (position * 2 / extent - 1).unbind(-1)  # [B, N, S] each
+    # Side by side: a tensor of the two sides would be a copy to the GPU, which waits for it.
+    x, y = (
+        position[..., axis] * 2 / (side * stride) - 1 for axis, side in enumerate((feature.shape[3], feature.shape[2]))
+    )  # [B, N, S] each
     grid = torch.stack(torch.broadcast_tensors(x[:, :, None], y[..., None]), -1)  # [B, N, S, S, 2]
     return grid.flatten(1, 2)
