@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from peers import calibrated
 from torchvision.models import detection
 from torchvision.models._meta import _COCO_CATEGORIES
 
@@ -43,7 +44,7 @@ def pairs(tmp_path_factory, calibrate, patterns):
     """Of each fast constructor the model at a small image size, and ours made of it."""
 
     def make(name, options=(), changes=()):
-        model = calibrate.calibrated(name, patterns, share=0.1, min_size=SMALL[0], max_size=SMALL[1], **dict(options))
+        model = calibrated(name, patterns, share=0.1, min_size=SMALL[0], max_size=SMALL[1], **dict(options))
         return model, imported(model, name, tmp_path_factory.mktemp(name), image_size=SMALL, **dict(changes))
 
     made = {}
@@ -128,7 +129,7 @@ def test_an_imported_model_learns_from_torchvisions_losses(name, pairs, patterns
 def test_on_photos_every_constructor_and_its_import_find_the_same(name, calibrate, photos, tmp_path):
     images = [rcnn.data.read_image(photo) for photo in photos]
     small = "320" in name  # of its 150 proposals more have to count, and half its size would show too little
-    model = calibrate.calibrated(name, images, classes=90, share=0.1 if small else 0.06, shrink=1 if small else 2)
+    model = calibrated(name, images, classes=90, share=0.1 if small else 0.06, shrink=1 if small else 2)
     ours = imported(model, name, tmp_path)
     total = 0
     for photo, image in zip(photos, images, strict=True):
