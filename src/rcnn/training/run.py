@@ -116,8 +116,8 @@ def train(
         rounds: of the scheme "alternating", how often RPN and detector are trained.
         interval: of the same, "round", or "batch" to update both on every batch.
         epochs: passes over the data of each trained stage; `steps`: optimiser steps instead.
-        weights: the backbone's first weights: a file, "imagenet", or "none" for a random start; or a run or model folder
-            of this system, to start from all of its weights, by its options.
+        weights: the backbone's first weights: a file, "imagenet", or "none" for a random start; or a run or model
+            folder of this system, to start from all of its weights, by its options.
         batch_size: images a forward pass.
         lr: learning rate, used as it is; the recipe's own is scaled to the batch.
         image_size: shorter side in pixels, or (shorter, longest).
