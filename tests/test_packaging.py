@@ -45,7 +45,7 @@ def test_each_public_name_leads_to_its_room(name):
 
 
 def test_the_public_names_are_listed_and_others_are_refused():
-    assert set(rcnn.__all__) == {*rcnn._ROOMS, "__version__"}
+    assert set(rcnn.__all__) == {*rcnn._ROOMS, "__version__", "export"}
     assert set(rcnn.__all__) <= set(dir(rcnn))
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         rcnn.trian  # noqa: B018

@@ -29,6 +29,7 @@ MODELS = {
     "faster-rcnn/squeezenet": {**SMALL, "backbone": {"norm": "none"}},
     "faster-rcnn/zf": {**SMALL, "backbone": {"norm": "group"}},
     "mask-rcnn/resnet18-fpn": FROZEN,
+    "mask-rcnn/resnet18-c4": FROZEN,
     "rfcn/resnet18": FROZEN,
 }
 

@@ -33,7 +33,7 @@ def command(
     ] = 20.0,
     overlap: Annotated[
         float, typer.Option(help="Of Selective Search: IoU with a better region above which one is dropped.")
-    ] = 0.85,
+    ] = 0.875,
     width: Annotated[
         int | None, typer.Option(min=1, help="Of Selective Search: resize images to this width first.")
     ] = None,

@@ -13,6 +13,7 @@ from torch import nn
 
 from rcnn import detectors
 from rcnn.backbones import Backbone
+from rcnn.backbones.resnet import MeanPool
 from rcnn.detectors import Model
 from rcnn.heads import BoxHead
 from rcnn.heads.mask import MaskHead
@@ -95,13 +96,20 @@ def fast_form(model: AnyModel, dtype: torch.dtype) -> AnyModel:
         elif isinstance(module, RPN):
             module.head = FusedRPNHead(module.head, dtype)  # type: ignore[assignment]
         elif isinstance(module, BoxHead):
-            module.trunk = _fused(module.trunk, dtype)
+            module.trunk = _fused_trunk(module.trunk, dtype)
             module.cls_score = FusedLinear(module.cls_score)  # type: ignore[assignment]
             if module.bbox_pred is not None:
                 module.bbox_pred = FusedLinear(module.bbox_pred)  # type: ignore[assignment]
         elif isinstance(module, MaskHead):
             module.layers = _fused(module.layers, dtype)  # type: ignore[assignment]
     return form
+
+
+def _fused_trunk(trunk: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A box head's trunk fused; the mean at the end of a backbone's own layers stays apart, for masks leave it out."""
+    if isinstance(trunk, nn.Sequential) and isinstance(trunk[-1], MeanPool):
+        return nn.Sequential(_fused(trunk[:-1], dtype), trunk[-1])
+    return _fused(trunk, dtype)
 
 
 def _fused(module: nn.Module, dtype: torch.dtype) -> nn.Module:
