@@ -33,7 +33,7 @@ class Maps(nn.Module):
         self.backbone = backbone
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """As of `Backbone.layers`."""
+        """Normalised pixels [B, 3, H, W] to maps [B, C, H, W]."""
         return self.backbone.layers(x)
 
 
@@ -45,7 +45,7 @@ class Masked(nn.Module):
         self.layer, self.region, self.stride = layer, region, stride
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """As of the layer."""
+        """What the layer makes of maps [B, C, H, W], with zeros in the padding."""
         y = self.layer(*inputs)
         mask = self.region.mask(y, self.stride)
         return y if mask is None else y * mask

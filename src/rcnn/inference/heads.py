@@ -37,7 +37,7 @@ class FusedRPNHead(nn.Module):
         self.last = FusedLinear(last)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """As of `RPNHead`."""
+        """Maps [B, C, H, W] → for each, logits [B, H·W·k] and deltas [B, H·W·k, 4] in float32."""
         logits, deltas = [], []
         for feature in features:
             hidden = self.convs(feature).permute(0, 2, 3, 1)  # [B, H, W, C]

@@ -58,11 +58,11 @@ class Layers:
         return blobs[index].tensor() if index < len(blobs) else None
 
     def named(self, name: str, part: str) -> Tensor | None:
-        """The "weight" or "bias" of a layer; None if it has none."""
+        """The "weight" [K, C, …] or "bias" [K] of a layer; None if it has none."""
         return self.blob(name, PARTS[part]) if part in PARTS else None
 
     def last(self, name: str, part: str) -> tuple[str, Tensor | None]:
-        """Of a layer with an output for each class, the background's moved to the end."""
+        """Of a layer with an output for each class, [K + 1, …], the background's moved to the end."""
         value = self.named(name, part)
         return f"{name}.{part}", None if value is None else value.roll(-1, 0)
 

@@ -16,18 +16,18 @@ WIDTH = 128
 
 
 def winograd_patches(x: np.ndarray, first: int, patches: np.ndarray) -> None:
-    """See `rcnn.kernels.reference`; threads share out the tiles."""
+    """Patches [36, t, C] of x [B, H, W, C], as of the reference; threads share out the tiles."""
     run([(_patches, x, first, patches, start, end) for start, end in spans(patches.shape[1], least=8)])
 
 
 def winograd_tiles(products: np.ndarray, bias: np.ndarray, first: int, y: np.ndarray, rectified: bool) -> None:
-    """See `rcnn.kernels.reference`; threads share out the tiles."""
+    """Outputs y [B, H, W, K] of products [36, t, K], as of the reference; threads share out the tiles."""
     floor = np.float32(0 if rectified else -np.inf)
     run([(_tiles, products, bias, first, y, floor, start, end) for start, end in spans(products.shape[1], least=8)])
 
 
 def winograd_spread(gradient: np.ndarray, first: int, spread: np.ndarray) -> None:
-    """See `rcnn.kernels.reference`; threads share out the tiles."""
+    """What gradients [B, H, W, K] say of products [36, t, K], as of the reference; threads share out the tiles."""
     run([(_spread, gradient, first, spread, start, end) for start, end in spans(spread.shape[1], least=8)])
 
 
