@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from peers import calibrated
 from processes import alternate, medians, processor
-from rcnn.interop.torchvision import read
 from torchvision.models import detection
 
 from rcnn.data import read_image
 from rcnn.interop import Asked, built
+from rcnn.interop.torchvision import read
 from rcnn.process import tune_process
 
 PHOTOS = Path("../shared/data/voc2012_mini/JPEGImages")
