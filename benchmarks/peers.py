@@ -75,9 +75,10 @@ def calibrated(name, images, classes=5, share=0.06, seed=0, shrink=1, **options)
         for picture in pictures:
             model([picture])
 
-    for conv in model.backbone.modules():
+    for conv in (*model.backbone.modules(), *(model.roi_heads.mask_head or nn.Identity()).modules()):
         if isinstance(conv, nn.Conv2d) and conv.kernel_size != (1, 1):
-            # Smoothed, so that regions differ by more than their texture, which pooling would average away.
+            # Smoothed, so that regions differ by more than their texture, which pooling would average away, and masks
+            # are of a few pieces.
             conv.weight.add_(conv.weight.mean((2, 3), keepdim=True))
     for gate in model.backbone.modules():
         if isinstance(gate, SqueezeExcitation):  # mild, or whole images would be some times brighter than others
@@ -105,7 +106,7 @@ def calibrated(name, images, classes=5, share=0.06, seed=0, shrink=1, **options)
         if isinstance(layer, nn.Linear):
             spread(layer, inputs_of(layer, run), 0.0, 1.0)
     features = inputs_of(last.cls_score, run)
-    spread(last.cls_score, features, 0.0, 2.0, apart=True)
+    spread(last.cls_score, features, 0.0, 1.0, apart=True)
     spread(last.bbox_pred, features, 0.0, 0.7)
     logits = torch.cat([last.cls_score(each) for each in features])[:, 1:].double()
     limits = (logits.amax(1).exp() / 0.05 - logits.exp().sum(1)).clamp(min=1e-3).log().sort().values
@@ -114,6 +115,6 @@ def calibrated(name, images, classes=5, share=0.06, seed=0, shrink=1, **options)
     last.cls_score.bias[0] = limits[int(len(limits) * (1 - share))] - level
     if "mask" in name:
         deconv = model.roi_heads.mask_predictor
-        spread(deconv.mask_fcn_logits, inputs_of(deconv.mask_fcn_logits, run), 1.0, 6.0)
+        spread(deconv.mask_fcn_logits, inputs_of(deconv.mask_fcn_logits, run), 1.0, 3.0)
     model.transform.min_size, model.rpn._post_nms_top_n, model.roi_heads.detections_per_img = kept
     return model

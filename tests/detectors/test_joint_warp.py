@@ -9,7 +9,7 @@ from rcnn import targets
 from rcnn.errors import UserError
 from rcnn.structures import Batch, GroundTruth, ImageBatch
 
-WARP = {"pool": {"kind": "warp"}, "proposal_gradient": True}
+WARP = {"pool": {"kind": "warp"}, "proposal_gradient": 1.0}
 
 
 def batch_of(*counts):
@@ -49,7 +49,7 @@ def test_the_detection_loss_moves_the_rpns_boxes_under_joint_warp_alone(tiny):
 
 def test_the_losses_are_those_of_approximate_joint_training(tiny):
     batch = batch_of(2, 3)
-    one, other = (tiny(**{**WARP, "proposal_gradient": moves}) for moves in (False, True))
+    one, other = (tiny(**{**WARP, "proposal_gradient": moves}) for moves in (0.0, 1.0))
     a, b = (model(batch, torch.Generator().manual_seed(0)) for model in (one, other))
     assert all(torch.equal(a[name], b[name]) for name in a)
 
@@ -76,7 +76,7 @@ def test_images_without_objects_train_every_parameter(tiny):
 
 def test_without_warping_it_is_refused(tiny):
     with pytest.raises(UserError, match=r"model\.proposal_gradient needs model\.pool\.kind = 'warp': 'align' gives"):
-        tiny(proposal_gradient=True)
+        tiny(proposal_gradient=1.0)
 
 
 @pytest.mark.parametrize("moving", [False, True], ids=["targets fixed", "targets moving"])

@@ -129,7 +129,7 @@ def test_an_imported_model_learns_from_torchvisions_losses(name, pairs, patterns
 def test_on_photos_every_constructor_and_its_import_find_the_same(name, calibrate, photos, tmp_path):
     images = [rcnn.data.read_image(photo) for photo in photos]
     small = "320" in name  # of its 150 proposals more have to count, and half its size would show too little
-    model = calibrated(name, images, classes=90, share=0.1 if small else 0.06, shrink=1 if small else 2)
+    model = calibrated(name, images, classes=90, share=0.1 if small else 0.03, shrink=1 if small else 2)
     ours = imported(model, name, tmp_path)
     total = 0
     for photo, image in zip(photos, images, strict=True):

@@ -34,8 +34,8 @@ class FasterRCNNOptions:
         backbone: see `BackboneOptions`.
         shared_backbone: whether RPN and box head read the same maps; without, the RPN has a backbone of its own, as
             alternating training leaves it when nothing is frozen.
-        proposal_gradient: whether the box head's losses move the proposals too (Ren et al. 2017, section 3.2, item
-            iii: non-approximate joint training); needs RoI warping.
+        proposal_gradient: the weight with which the box head's losses move the proposals too, at most 1 (Ren et al.
+            2017, section 3.2, item iii: non-approximate joint training, where it is 1); above 0 it needs RoI warping.
         anchors: see `AnchorOptions`.
         rpn: see `RPNOptions`.
         pool: see `PoolOptions`.
@@ -46,7 +46,7 @@ class FasterRCNNOptions:
     resize: ResizeRule = "antialias"
     backbone: BackboneOptions = field(default_factory=BackboneOptions)
     shared_backbone: bool = True
-    proposal_gradient: bool = False
+    proposal_gradient: float = 0.0
     anchors: AnchorOptions = field(default_factory=AnchorOptions)
     rpn: RPNOptions = field(default_factory=RPNOptions)
     pool: PoolOptions = field(default_factory=PoolOptions)
@@ -56,6 +56,8 @@ class FasterRCNNOptions:
         short, long = self.image_size
         if not 0 < short <= long:
             raise UserError(f"model.image_size = {[short, long]}: expected the shorter side first, both above 0")
+        if not 0 <= self.proposal_gradient <= 1:
+            raise UserError(f"model.proposal_gradient = {self.proposal_gradient}: expected a weight from 0 to 1")
         if self.proposal_gradient and self.pool.kind != "warp":
             raise UserError(
                 f"model.proposal_gradient needs model.pool.kind = 'warp': '{self.pool.kind}' gives boxes no gradient"

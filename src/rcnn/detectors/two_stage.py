@@ -28,14 +28,14 @@ class TwoStage(Detector):
 
     Attributes:
         rpn_backbone: what the RPN reads where it does not share the second stage's `backbone`; else None.
-        proposal_gradient: whether the second stage's losses move the proposals too.
+        proposal_gradient: the weight with which the second stage's losses move the proposals too.
     """
 
     backbone: Backbone
     rpn_backbone: Backbone | None
     rpn: RPN
     box_head: RoIHead
-    proposal_gradient: bool = False
+    proposal_gradient: float = 0.0
     parts = ("rpn", "detector")
 
     def __init__(self, system: str, classes: Sequence[str], options: Any) -> None:

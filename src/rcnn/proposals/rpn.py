@@ -198,12 +198,12 @@ class RPN(nn.Module):
             f" {width:g}×{height:g} pixels, the first image in the network {columns:g}×{rows:g}; expected {remedy}"
         )
 
-    def propose(self, output: RPNOutput, images: ImageBatch, *, training: bool, gradient: bool = False) -> Proposals:
+    def propose(self, output: RPNOutput, images: ImageBatch, *, training: bool, gradient: float = 0.0) -> Proposals:
         """The best boxes of each image: top-k of each map → decode → clip → drop → NMS → top-k.
 
         Returns `Proposals` [B, post_nms], fewer if there are fewer anchors. `training` picks the numbers, not a mode.
-        With `gradient` the boxes carry that of the deltas (Ren et al. 2017, section 3.2, item iii); which boxes they
-        are has none.
+        The boxes carry the deltas' gradient, weighted by `gradient` (Ren et al. 2017, section 3.2, item iii); which
+        boxes they are has none.
         """
         options = self.options
         pre_nms, post_nms = (pair[0 if training else 1] for pair in (options.pre_nms, options.post_nms))
@@ -212,7 +212,10 @@ class RPN(nn.Module):
         for level, eligible in enumerate(output.eligible.split(counts, 1)):
             logits = torch.where(eligible, output.logits[level].detach(), -torch.inf)
             score, index = logits.topk(min(pre_nms, logits.shape[1]), dim=1)  # [B, N_l]
-            delta = targets.take(output.deltas[level] if gradient else output.deltas[level].detach(), index)
+            delta = targets.take(output.deltas[level].detach(), index)
+            if gradient:
+                moving = targets.take(output.deltas[level], index)
+                delta = delta + gradient * (moving - delta)  # the same numbers
             boxes.append(self.coder.decode(delta, output.anchors[level][index]))  # [B, N_l, 4]
             scores.append(score)
             levels.append(torch.full_like(index, level))

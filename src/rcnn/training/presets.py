@@ -46,18 +46,22 @@ SYSTEMS: dict[tuple[str, str], dict[str, Any]] = {
     **{(f"fcn-{finest}s", "classic"): FCN for finest in (32, 16, 8)},
 }
 
-# What a scheme asks of the model.
+# What a scheme sets in the model.
 SCHEMES: dict[tuple[str, str], dict[str, Any]] = {
     ("fast-rcnn", "svm"): {"scores": "svm"},
     **{(f"fcn-{finest}s", "staged"): {"head": {"skip_scales": [1.0, 1.0]}} for finest in (16, 8)},
 }
+# The weight of the gradient through the proposals, by recipe. Ren et al. 2017 (section 3.2, item iii) have it whole, at a
+# rate of 0.001. Once the RPN has learned it is fifty times the gradient of its own losses, and drowns them at the rates
+# of today.
+PROPOSAL_GRADIENT = {"classic": 1.0, "modern": 0.05}
 
 
 def needs(system: str, scheme: str, plan: SchemeSettings) -> dict[str, Any]:
     """What `scheme` cannot do without in the model of `system`."""
     family = system.partition("/")[0]
     if (family, scheme) == ("faster-rcnn", "joint-warp"):
-        return {"pool": {"kind": "warp"}, "proposal_gradient": True}
+        return {"pool": {"kind": "warp"}}
     if scheme == "alternating":
         return {"shared_backbone": not plan.apart}
     return {"shared_backbone": True} if scheme == "four-step" else {}
@@ -70,5 +74,6 @@ def presets(system: str, recipe: str, scheme: str, path: str) -> list[dict[str, 
         {"train": RECIPES[recipe]},
         {"train": SYSTEMS.get((family, recipe), {})},
         {"model": SCHEMES.get((family, scheme), {})},
+        *([{"model": {"proposal_gradient": PROPOSAL_GRADIENT[recipe]}}] if scheme == "joint-warp" else []),
         *(presets_digits.presets(f"{family}/{parse(system)[1]}", recipe) if path == "digits" else []),
     ]
