@@ -158,6 +158,32 @@ def test_the_loss_is_equation_1(recipe):
     assert losses["loss_rpn_box"].item() == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("changes", [{}, {"objectness": "softmax"}, {"convs": 3}, {"border": 0.0}])
+def test_sampled_anchors_alone_give_the_losses_and_gradients_of_whole_maps(changes):
+    """Three images, one without objects, of maps 8 × 12 and 4 × 6 whose edges take part."""
+    rpn = noisy(rpn_of(samples=20, **changes)).double()
+    images = images_of((64, 96), (50, 70), (64, 96), height=64, width=96)
+    boxes = torch.tensor([[[0, 0, 30, 20], [60, 40, 96, 64]], [[5, 8, 60, 50], [0] * 4], [[0] * 4] * 2])
+    labels = torch.tensor([[0, 0], [0, -1], [-1, -1]])
+    truth = GroundTruth(boxes.float(), labels, torch.zeros(3, 2, dtype=torch.bool))
+    maps = [f.double().requires_grad_() for f in features_of(3)]
+    found = []
+    for sampled in (False, True):
+        output = rpn(maps, images, sampled=sampled)
+        assert sampled is not output.logits[0].requires_grad
+        losses = rpn.losses(output, images, truth, torch.Generator().manual_seed(0))
+        gradients = torch.autograd.grad(2 * losses["loss_rpn_cls"] + losses["loss_rpn_box"], [*maps, *rpn.parameters()])
+        found.append((*losses.values(), *gradients))
+    assert found[0][1] > 0
+    for whole, few in zip(*found, strict=True):
+        assert torch.allclose(whole, few, rtol=1e-9, atol=1e-12)
+
+
+def test_small_maps_are_read_once():
+    rpn, images = rpn_of(), images_of((64, 96))
+    assert rpn(features_of(1), images, sampled=True).logits[0].requires_grad
+
+
 def test_at_most_256_anchors_an_image_and_half_of_them_positive(monkeypatch):
     from rcnn import targets
 

@@ -78,7 +78,8 @@ class TwoStage(Detector):
         features = self.backbone(batch.images) if apart is None or part != "rpn" else []
         if part == "detector" and batch.proposals is not None:
             return self.second_stage(features, batch.proposals, batch, generator)
-        regions = self.rpn(features if apart is None else apart(batch.images), batch.images)
+        maps = features if apart is None else apart(batch.images)
+        regions = self.rpn(maps, batch.images, sampled=not self.proposal_gradient)
         box = {}
         if part != "rpn":
             proposals = self.rpn.propose(regions, batch.images, training=True, gradient=self.proposal_gradient)

@@ -111,20 +111,62 @@ class RPNHead(nn.Module):
             hidden = F.relu(self.conv(feature), inplace=True)
             for conv in self.deeper:
                 hidden = F.relu(conv(hidden), inplace=True)
-            hidden = box_ops.precise(hidden).permute(0, 2, 3, 1)  # [B, H, W, C]
-            with torch.autocast(hidden.device.type, enabled=False):  # bf16 logits of 8 bits would tie, and boxes jump
-                # As linear layers: a CPU's convolutions are slow where there are so few outputs.
-                score, delta = (
-                    F.linear(hidden, layer.weight.flatten(1), layer.bias) for layer in (self.cls_logits, self.bbox_pred)
-                )
-            if self.softmax:
-                # The softmax of two logits is the sigmoid of their difference; all "not object" channels come first,
-                # as in the authors' code.
-                background, foreground = score.chunk(2, dim=-1)
-                score = foreground - background
+            score, delta = self._answers(hidden.permute(0, 2, 3, 1))
             logits.append(score.flatten(1))  # [B, H·W·k]
             deltas.append(delta.reshape(len(delta), -1, 4))  # [B, H·W·k, 4]
         return logits, deltas
+
+    def at(self, features: Sequence[Tensor], index: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, S] and deltas [B, S, 4] of the anchors `index` [B, S] alone, counted as `forward` lays them out.
+
+        What they see is cut out of the maps [B, C, H, W], zeros beyond the edge as there.
+        """
+        per_place = self.bbox_pred.out_channels // 4  # k
+        cell, anchor = index // per_place, index % per_place  # [B, S]
+        maps = torch.cat([feature.permute(0, 2, 3, 1).flatten(1, 2) for feature in features], 1)  # [B, P, C]
+        first = height = width = torch.zeros_like(cell)  # [B, S], of the map that each cell is in
+        start = 0
+        for _, _, rows, columns in (feature.shape for feature in features):
+            here = cell >= start
+            first, height = torch.where(here, start, first), torch.where(here, rows, height)
+            width = torch.where(here, columns, width)
+            start += rows * columns
+        row, column = (cell - first) // width, (cell - first) % width
+
+        reach = 1 + len(self.deeper)  # cells to each side
+        step = torch.arange(-reach, reach + 1, device=index.device)
+        y, x = row[..., None, None] + step[:, None], column[..., None, None] + step  # [B, S, w, 1] and [B, S, 1, w]
+        height, width, first = (each[..., None, None] for each in (height, width, first))
+        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)  # [B, S, w, w]
+        image = torch.arange(len(index), device=index.device).view(-1, 1, 1, 1) * maps.shape[1]
+        place = torch.where(inside, image + first + y * width + x, 0)
+        seen = F.embedding(place.flatten(0, 1), maps.flatten(0, 1))  # [B·S, w, w, C], its backward in a fixed order
+        inside = inside.flatten(0, 1)[:, None]  # [B·S, 1, w, w]
+        hidden = seen.permute(0, 3, 1, 2)
+        for conv in (self.conv, *self.deeper):
+            hidden = torch.where(inside, hidden, 0.0)
+            hidden = F.relu(F.conv2d(hidden, conv.weight, conv.bias), inplace=True)
+            inside = inside[..., 1:-1, 1:-1]
+        score, delta = self._answers(hidden.flatten(1))  # [B·S, k] and [B·S, k, 4]
+        anchor = anchor.view(-1, 1)
+        return score.gather(1, anchor).view(index.shape), targets.take(delta, anchor).view(*index.shape, 4)
+
+    def _answers(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, …, k] and deltas [B, …, k, 4] in float32 at places where the last 3×3 convolution has [B, …, C].
+
+        As linear layers: a CPU's convolutions are slow where there are so few outputs.
+        """
+        hidden = box_ops.precise(hidden)
+        with torch.autocast(hidden.device.type, enabled=False):  # bf16 logits of 8 bits would tie, and boxes jump
+            score, delta = (
+                F.linear(hidden, layer.weight.flatten(1), layer.bias) for layer in (self.cls_logits, self.bbox_pred)
+            )
+        if self.softmax:
+            # The softmax of two logits is the sigmoid of their difference; all "not object" channels come first, as in
+            # the authors' code.
+            background, foreground = score.chunk(2, dim=-1)
+            score = foreground - background
+        return score, delta.unflatten(-1, (-1, 4))
 
 
 @dataclass
@@ -137,6 +179,8 @@ class RPNOutput:
         anchors: L tensors [A_l, 4].
         eligible: [B, A] bool, false in the padding.
         positions: number of places of all maps that are inside the images, of the whole batch (a scalar tensor).
+        features: the L maps [B, C, H, W] that the head read, where logits and deltas have no gradient and `RPN.losses`
+            is to read the anchors that it samples once more.
     """
 
     logits: list[Tensor]
@@ -144,6 +188,7 @@ class RPNOutput:
     anchors: list[Tensor]
     eligible: Tensor
     positions: Tensor
+    features: Sequence[Tensor] | None = None
 
 
 class RPN(nn.Module):
@@ -162,16 +207,24 @@ class RPN(nn.Module):
         self.coder = BoxCoder(options.coder_weights)
         self.head = RPNHead(channels, anchors.per_place, options)
 
-    def forward(self, features: Sequence[Tensor], images: ImageBatch) -> RPNOutput:
-        """Runs the head over maps [B, C, H, W] of the images [B, 3, …]; maps beyond the anchors' are left unread."""
+    def forward(self, features: Sequence[Tensor], images: ImageBatch, *, sampled: bool = False) -> RPNOutput:
+        """Runs the head over maps [B, C, H, W] of the images [B, 3, …]; maps beyond the anchors' are left unread.
+
+        With `sampled` only the anchors that `losses` samples get a gradient, by being read once more: the same as from
+        whole maps, whose gradient is zero but at 256 of 200,000 anchors, at a fraction of the time and memory. Where
+        maps are so small that this would save nothing, they are read once.
+        """
         features = features[: len(self.anchors.strides)]
-        logits, deltas = self.head(features)
+        sampled = sampled and 4 * self.options.samples < sum(feature.shape[2] * feature.shape[3] for feature in features)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not sampled):
+            logits, deltas = self.head(features)
         if not self.options.regression:
             deltas = [delta * 0.0 for delta in deltas]
         shapes = [(feature.shape[2], feature.shape[3]) for feature in features]
         eligible = self.anchors.eligible(shapes, images.sizes)
         positions = eligible.sum() / self.anchors.per_place
-        return RPNOutput(logits, deltas, self.anchors(shapes), eligible, positions)
+        again = features if sampled else None
+        return RPNOutput(logits, deltas, self.anchors(shapes), eligible, positions, again)
 
     def advice(self, sizes: Tensor) -> list[str]:
         """What to say of training on images of `sizes` [N, 2]: that in some no anchor may train.
@@ -254,8 +307,11 @@ class RPN(nn.Module):
             best_of_each=True,
         )
         drawn = targets.sample(assignment, options.samples, options.positive_fraction, generator)
-        logits = torch.cat(output.logits, 1).gather(1, drawn.index)  # [B, S]
-        deltas = targets.take(torch.cat(output.deltas, 1), drawn.index)  # [B, S, 4]
+        if output.features is None:
+            logits = torch.cat(output.logits, 1).gather(1, drawn.index)  # [B, S]
+            deltas = targets.take(torch.cat(output.deltas, 1), drawn.index)  # [B, S, 4]
+        else:
+            logits, deltas = self.head.at(output.features, drawn.index)
         matched = assignment.index.gather(1, drawn.index)
         goals = targets.encode(anchors[drawn.index], matched, drawn.positive, truth, self.coder)
 
