@@ -19,11 +19,11 @@ from xml.etree import ElementTree
 CLASSES = ("cat", "cow", "dog", "horse", "sheep", "person")
 SIZES = {"train": 150, "val": 100}
 REGIONS = "--set model.regions.count=1000"
-IMAGES = "--image-size 375,500 --batch-size 4 --epochs 8 --set augment.photometric=0 --set augment.zoom_out=0 "
+IMAGES = "--image-size 375,500 --batch-size 4 --epochs 8 --precision bf16 --set augment.photometric=0 --set augment.zoom_out=0 "
 PYRAMID = "--set model.backbone.levels=torchvision"
 SIZES_OF_ANCHORS = "[32,64,128,256,512]"
 SYSTEMS = {
-    "rcnn/mobilenetv2": f"{REGIONS} --set model.warp.size=80 --batch-size 1 --epochs 1",
+    "rcnn/mobilenetv2": f"{REGIONS} --set model.warp.size=80 --batch-size 1 --epochs 1 --precision bf16",
     "sppnet/mobilenetv2": f"{IMAGES}{REGIONS} --set model.hidden=[1024,1024]",
     "fast-rcnn/mobilenetv2-fpn": f"{IMAGES}{REGIONS} {PYRAMID}",
     "faster-rcnn/mobilenetv2-fpn": (

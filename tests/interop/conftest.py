@@ -43,9 +43,10 @@ def compared(found, wanted):
     """How far our `Detections` lie from torchvision's of the same image.
 
     Each of ours is matched, best first, with the nearest one of theirs of its class that is left and whose score is
-    within 1e-3: so detections of tied scores may stand in any order.
+    within 1e-3: so detections of tied scores may stand in any order. Pixels of a mask that lie on its edge to within
+    1e-5, where rounding decides, are `ties`, counted and not compared.
     """
-    figures = {"ours": len(found), "theirs": len(wanted["scores"]), "box": 0.0, "score": 0.0, "mask": 1.0}
+    figures = {"ours": len(found), "theirs": len(wanted["scores"]), "box": 0.0, "score": 0.0, "mask": 1.0, "ties": 0}
     left = np.ones(len(wanted["scores"]), bool)
     masks = found.masks
     for d in range(len(found)):
@@ -59,7 +60,10 @@ def compared(found, wanted):
         figures["box"] = max(figures["box"], float(away[other]))
         figures["score"] = max(figures["score"], float(abs(wanted["scores"][other] - found.scores[d])))
         if masks is not None:
-            a, b = masks[d], wanted["masks"][other, 0] >= 0.5
+            probability = wanted["masks"][other, 0]
+            tied = abs(probability - 0.5) < 1e-5
+            figures["ties"] += int(tied.sum())
+            a, b = masks[d] & ~tied, (probability >= 0.5) & ~tied
             union = (a | b).sum()
             figures["mask"] = min(figures["mask"], float((a & b).sum() / union) if union else 1.0)
     return figures
