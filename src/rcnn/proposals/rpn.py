@@ -145,7 +145,7 @@ class RPNHead(nn.Module):
         hidden = seen.permute(0, 3, 1, 2)
         for conv in (self.conv, *self.deeper):
             hidden = torch.where(inside, hidden, 0.0)
-            hidden = F.relu(F.conv2d(hidden, conv.weight, conv.bias), inplace=True)
+            hidden = F.relu(F.conv2d(hidden, conv.weight, conv.bias), inplace=True)  # type: ignore[no-matching-overload]
             inside = inside[..., 1:-1, 1:-1]
         score, delta = self._answers(hidden.flatten(1))  # [B·S, k] and [B·S, k, 4]
         anchor = anchor.view(-1, 1)
@@ -215,12 +215,12 @@ class RPN(nn.Module):
         maps are so small that this would save nothing, they are read once.
         """
         features = features[: len(self.anchors.strides)]
-        sampled = sampled and 4 * self.options.samples < sum(feature.shape[2] * feature.shape[3] for feature in features)
+        shapes = [(feature.shape[2], feature.shape[3]) for feature in features]
+        sampled = sampled and 4 * self.options.samples < sum(rows * columns for rows, columns in shapes)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not sampled):
             logits, deltas = self.head(features)
         if not self.options.regression:
             deltas = [delta * 0.0 for delta in deltas]
-        shapes = [(feature.shape[2], feature.shape[3]) for feature in features]
         eligible = self.anchors.eligible(shapes, images.sizes)
         positions = eligible.sum() / self.anchors.per_place
         again = features if sampled else None

@@ -51,9 +51,9 @@ SCHEMES: dict[tuple[str, str], dict[str, Any]] = {
     ("fast-rcnn", "svm"): {"scores": "svm"},
     **{(f"fcn-{finest}s", "staged"): {"head": {"skip_scales": [1.0, 1.0]}} for finest in (16, 8)},
 }
-# The weight of the gradient through the proposals, by recipe. Ren et al. 2017 (section 3.2, item iii) have it whole, at a
-# rate of 0.001. Once the RPN has learned it is fifty times the gradient of its own losses, and drowns them at the rates
-# of today.
+# The weight of the gradient through the proposals, by recipe. Ren et al. 2017 (section 3.2, item iii) have it whole, at
+# a rate of 0.001. Once the RPN has learned it is fifty times the gradient of its own losses, and drowns them at the
+# rates of today.
 PROPOSAL_GRADIENT = {"classic": 1.0, "modern": 0.05}
 
 
