@@ -49,8 +49,8 @@ format: setup-dev  ## let ruff put the style right
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: setup-dev  ## the benchmarks against peers
-	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+bench: setup-dev  ## the benchmarks against peers: bench.txt
+	$(BIN)/python benchmarks/everything.py bench.txt
 
 clean:  ## remove the environment and all that tools left behind
 	rm -rf "$(VENV)" build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
