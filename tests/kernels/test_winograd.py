@@ -47,7 +47,7 @@ def test_any_map_is_convolved(form, batch, height, width, channels, outputs, at_
     np.testing.assert_allclose(found, expected, atol=2e-5 * max(1.0, np.abs(expected).max()))
 
 
-def test_the_error_of_256_channels_is_below_3e_5_of_the_largest_output():
+def test_the_error_of_256_channels_is_below_3e_6_of_the_largest_output():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((1, 24, 24, 256), np.float32)
     weight = rng.standard_normal((64, 256, 3, 3), np.float32)
@@ -55,7 +55,7 @@ def test_the_error_of_256_channels_is_below_3e_5_of_the_largest_output():
     expected = F.conv2d(*(torch.from_numpy(a).double() for a in (x.transpose(0, 3, 1, 2), weight)), padding=1)
     found = convolved(kernels.form("cpu"), x, weight, bias, rectified=False, at_once=64)
     error = np.abs(found - expected.permute(0, 2, 3, 1).numpy()).max() / np.abs(expected.numpy()).max()
-    assert error < 3e-5
+    assert error < 3e-6
 
 
 def test_the_result_does_not_depend_on_threads(monkeypatch):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from rcnn.kernels.cpu.threads import kernel, run, spans
-from rcnn.kernels.winograd import PATCH, TILE
+from rcnn.kernels.winograd import FAR, NEAR, PATCH, TILE
 
 # Channels that are transformed at once: 36 × 128 floats between the passes are 18 KiB.
 WIDTH = 128
@@ -70,16 +70,17 @@ def _patch_line(
     some: int,
 ) -> None:
     """out [6, …] = PATCHES · d, for the first channels."""
-    four, five, two = np.float32(4), np.float32(5), np.float32(2)
+    near, far, near2, far2 = np.float32(NEAR), np.float32(FAR), np.float32(NEAR**2), np.float32(FAR**2)
+    both, sum2 = near2 * far2, near2 + far2
     for c in range(some):
-        even, odd = d4[c] - four * d2[c], d3[c] - four * d1[c]
-        more_even, more_odd = d4[c] - d2[c], two * (d3[c] - d1[c])
-        out[0, c] = four * d0[c] - five * d2[c] + d4[c]
+        even, odd = d4[c] - far2 * d2[c], near * (d3[c] - far2 * d1[c])
+        more_even, more_odd = d4[c] - near2 * d2[c], far * (d3[c] - near2 * d1[c])
+        out[0, c] = both * d0[c] - sum2 * d2[c] + d4[c]
         out[1, c] = even + odd
         out[2, c] = even - odd
         out[3, c] = more_even + more_odd
         out[4, c] = more_even - more_odd
-        out[5, c] = four * d1[c] - five * d3[c] + d5[c]
+        out[5, c] = both * d1[c] - sum2 * d3[c] + d5[c]
 
 
 @kernel(fastmath={"contract"})
@@ -119,14 +120,14 @@ def _tile_line(
     some: int,
 ) -> None:
     """out [4, …] = PRODUCTS · p, for the first channels."""
-    two, four, eight = np.float32(2), np.float32(4), np.float32(8)
+    near, far, near2, far2 = np.float32(NEAR), np.float32(FAR), np.float32(NEAR**2), np.float32(FAR**2)
     for c in range(some):
-        ones, twos = p1[c] + p2[c], p3[c] + p4[c]
-        ones_less, twos_less = p1[c] - p2[c], p3[c] - p4[c]
-        out[0, c] = p0[c] + ones + twos
-        out[1, c] = ones_less + two * twos_less
-        out[2, c] = ones + four * twos
-        out[3, c] = ones_less + eight * twos_less + p5[c]
+        even, more_even = p1[c] + p2[c], p3[c] + p4[c]
+        odd, more_odd = near * (p1[c] - p2[c]), far * (p3[c] - p4[c])
+        out[0, c] = p0[c] + even + more_even
+        out[1, c] = odd + more_odd
+        out[2, c] = near2 * even + far2 * more_even
+        out[3, c] = near2 * odd + far2 * more_odd + p5[c]
 
 
 @kernel(fastmath={"contract"})
@@ -156,13 +157,13 @@ def _spread(gradient: np.ndarray, first: int, spread: np.ndarray, start: int, en
 @kernel(fastmath={"contract"})
 def _spread_line(d0: np.ndarray, d1: np.ndarray, d2: np.ndarray, d3: np.ndarray, out: np.ndarray, some: int) -> None:
     """out [6, …] = PRODUCTSᵀ · d, for the first channels."""
-    two, four, eight = np.float32(2), np.float32(4), np.float32(8)
+    near, far, near2, far2 = np.float32(NEAR), np.float32(FAR), np.float32(NEAR**2), np.float32(FAR**2)
     for c in range(some):
-        even, odd = d0[c] + d2[c], d1[c] + d3[c]
-        far_even, far_odd = d0[c] + four * d2[c], two * d1[c] + eight * d3[c]
+        even, odd = d0[c] + near2 * d2[c], near * (d1[c] + near2 * d3[c])
+        more_even, more_odd = d0[c] + far2 * d2[c], far * (d1[c] + far2 * d3[c])
         out[0, c] = d0[c]
         out[1, c] = even + odd
         out[2, c] = even - odd
-        out[3, c] = far_even + far_odd
-        out[4, c] = far_even - far_odd
+        out[3, c] = more_even + more_odd
+        out[4, c] = more_even - more_odd
         out[5, c] = d3[c]
