@@ -122,33 +122,14 @@ class RPNHead(nn.Module):
         What they see is cut out of the maps [B, C, H, W], zeros beyond the edge as there.
         """
         per_place = self.bbox_pred.out_channels // 4  # k
-        cell, anchor = index // per_place, index % per_place  # [B, S]
-        maps = torch.cat([feature.permute(0, 2, 3, 1).flatten(1, 2) for feature in features], 1)  # [B, P, C]
-        first = height = width = torch.zeros_like(cell)  # [B, S], of the map that each cell is in
-        start = 0
-        for _, _, rows, columns in (feature.shape for feature in features):
-            here = cell >= start
-            first, height = torch.where(here, start, first), torch.where(here, rows, height)
-            width = torch.where(here, columns, width)
-            start += rows * columns
-        row, column = (cell - first) // width, (cell - first) % width
-
-        reach = 1 + len(self.deeper)  # cells to each side
-        step = torch.arange(-reach, reach + 1, device=index.device)
-        y, x = row[..., None, None] + step[:, None], column[..., None, None] + step  # [B, S, w, 1] and [B, S, 1, w]
-        height, width, first = (each[..., None, None] for each in (height, width, first))
-        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)  # [B, S, w, w]
-        image = torch.arange(len(index), device=index.device).view(-1, 1, 1, 1) * maps.shape[1]
-        place = torch.where(inside, image + first + y * width + x, 0)
-        seen = F.embedding(place.flatten(0, 1), maps.flatten(0, 1))  # [B·S, w, w, C], its backward in a fixed order
-        inside = inside.flatten(0, 1)[:, None]  # [B·S, 1, w, w]
-        hidden = seen.permute(0, 3, 1, 2)
-        for conv in (self.conv, *self.deeper):
+        convs = (self.conv, *self.deeper)
+        hidden, inside = windows(features, index // per_place, reach=len(convs))
+        for conv in convs:
             hidden = torch.where(inside, hidden, 0.0)
             hidden = F.relu(F.conv2d(hidden, conv.weight, conv.bias), inplace=True)  # type: ignore[no-matching-overload]
             inside = inside[..., 1:-1, 1:-1]
         score, delta = self._answers(hidden.flatten(1))  # [B·S, k] and [B·S, k, 4]
-        anchor = anchor.view(-1, 1)
+        anchor = (index % per_place).view(-1, 1)
         return score.gather(1, anchor).view(index.shape), targets.take(delta, anchor).view(*index.shape, 4)
 
     def _answers(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,6 +148,36 @@ class RPNHead(nn.Module):
             background, foreground = score.chunk(2, dim=-1)
             score = foreground - background
         return score, delta.unflatten(-1, (-1, 4))
+
+
+def windows(features: Sequence[Tensor], cells: Tensor, *, reach: int) -> tuple[Tensor, Tensor]:
+    """What lies about some cells of L maps [B, C, H, W], with w = 2·reach + 1 cells a side.
+
+    Args:
+        features: the maps.
+        cells: [B, S] int64, counted row by row through all maps of an image.
+        reach: cells to each side.
+
+    Returns:
+        [B·S, C, w, w] of the maps, and [B·S, 1, w, w] which of it lies inside its map; the rest is arbitrary.
+    """
+    maps = torch.cat([feature.permute(0, 2, 3, 1).flatten(1, 2) for feature in features], 1)  # [B, P, C]
+    first = height = width = torch.zeros_like(cells)  # [B, S], of the map that each cell is in
+    start = 0
+    for _, _, rows, columns in (feature.shape for feature in features):
+        here = cells >= start
+        first, height = torch.where(here, start, first), torch.where(here, rows, height)
+        width = torch.where(here, columns, width)
+        start += rows * columns
+    row, column = (cells - first) // width, (cells - first) % width
+    step = torch.arange(-reach, reach + 1, device=cells.device)
+    y, x = row[..., None, None] + step[:, None], column[..., None, None] + step  # [B, S, w, 1] and [B, S, 1, w]
+    height, width, first = (each[..., None, None] for each in (height, width, first))
+    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)  # [B, S, w, w]
+    image = torch.arange(len(cells), device=cells.device).view(-1, 1, 1, 1) * maps.shape[1]
+    place = torch.where(inside, image + first + y * width + x, 0)
+    seen = F.embedding(place.flatten(0, 1), maps.flatten(0, 1))  # [B·S, w, w, C], its backward in a fixed order
+    return seen.permute(0, 3, 1, 2), inside.flatten(0, 1)[:, None]
 
 
 @dataclass
