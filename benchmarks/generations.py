@@ -24,7 +24,10 @@ PYRAMID = "--set model.backbone.levels=torchvision"
 SIZES_OF_ANCHORS = "[32,64,128,256,512]"
 SYSTEMS = {
     "rcnn/mobilenetv2": f"{REGIONS} --set model.warp.size=80 --batch-size 1 --epochs 1",
-    "sppnet/mobilenetv2": f"{IMAGES}{REGIONS} --set model.hidden=[1024,1024]",
+    # On the classifier's last map, with no layer between its cells and the SVMs that 150 images would have to teach.
+    "sppnet/mobilenetv2-skip": (
+        f"--image-size 600,800 --batch-size 4 --epochs 2 {REGIONS} --set model.hidden=[] --set model.spp.levels=[2,1]"
+    ),
     "fast-rcnn/mobilenetv2-fpn": f"{IMAGES}{REGIONS} {PYRAMID}",
     "faster-rcnn/mobilenetv2-fpn": (
         f"{IMAGES}{PYRAMID} --set model.anchors.sizes=[{','.join([SIZES_OF_ANCHORS] * 3)}]"

@@ -44,8 +44,8 @@ def test_a_run_keeps_the_model_of_the_best_mean_iou(run):
     recipe = tomllib.loads((run / "recipe.toml").read_text())
     assert recipe["system"] == "fcn-16s/resnet18-skip"
     assert recipe["data"]["classes"] == ["red", "blue"]
-    assert [stage["name"] for stage in recipe["stages"]] == ["32s", "16s"]
-    assert "head.levels.16.*" not in recipe["stages"][0]["trains"]
+    assert [stage["name"] for stage in recipe["stages"]] == ["pretrain", "32s", "16s"]
+    assert "head.levels.16.*" not in recipe["stages"][1]["trains"]
     rows = list(csv.DictReader((run / "metrics.csv").open()))
     assert {"mIoU", "pixel_accuracy", "mean_accuracy", "fw_IoU", "val_loss", "loss_pixels"} <= set(rows[0])
     last = [float(row["mIoU"]) for row in rows if row["stage"] == "16s"]

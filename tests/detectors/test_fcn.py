@@ -302,13 +302,43 @@ def test_a_new_level_changes_nothing_until_it_has_learnt(small):
 def test_parts_are_the_networks_without_their_finer_levels():
     for system, parts in (("fcn-32s", ("32s",)), ("fcn-16s", ("32s", "16s")), ("fcn-8s", ("32s", "16s", "8s"))):
         with torch.device("meta"):
-            assert detectors.create(f"{system}/resnet18", CLASSES).parts == parts
+            assert detectors.create(f"{system}/resnet18", CLASSES).parts == ("pretrain", *parts)
     torch.manual_seed(0)
     model = randomise(detectors.create("fcn-16s/resnet18", CLASSES))
     batch = batch_of((64, 96), to=(64, 96))
     model(batch, part="32s")["loss_pixels"].backward()
     assert model.head.levels["16"].score.weight.grad is None
     assert model.head.levels["32"].score.weight.grad is not None
+
+
+def test_pretraining_tells_objects_apart_and_does_not_look_at_background():
+    torch.manual_seed(0)
+    model = randomise(detectors.create("fcn-8s/resnet18", CLASSES)).eval()
+    batch = batch_of((64, 96), (48, 80), to=(64, 96))
+    labels = batch.truth.semantic.long()
+    found = model(batch, part="pretrain")["loss_pixels"]
+    with torch.no_grad():
+        logits = model.head(model._maps(batch.images), (64, 96), 32)
+    background = len(CLASSES)
+    means = []
+    for image in range(2):
+        losses = [
+            torch.logsumexp(logits[image, :background, y, x], 0) - logits[image, labels[image, y, x], y, x]
+            for y in range(64)
+            for x in range(96)
+            if labels[image, y, x] < background
+        ]
+        means.append(sum(losses) / len(losses))
+    torch.testing.assert_close(found, torch.stack(means).mean(), rtol=1e-4, atol=1e-4)
+
+    found.backward()
+    grad = model.head.levels["32"].score.weight.grad
+    assert not grad[background].any()
+    assert grad[:background].any()
+    assert model.head.levels["16"].score.weight.grad is None
+
+    batch.truth.semantic.fill_(background)
+    assert model(batch, part="pretrain")["loss_pixels"].item() == 0
 
 
 # Predictions.

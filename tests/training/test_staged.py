@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from rcnn.errors import UserError
@@ -31,6 +33,16 @@ def test_at_once_is_one_stage_of_everything():
         assert (stage.name, stage.trains) == ("at-once", ("*",))
     with pytest.raises(UserError, match="fcn-32s has no scheme 'staged'"):
         scheme_of("fcn-32s/resnet18", "staged")
+
+
+@pytest.mark.parametrize("scheme", ["at-once", "staged"])
+def test_a_random_start_learns_the_classes_first(scheme):
+    _, make = scheme_of("fcn-8s/resnet18", scheme)
+    budget = Budget(steps=10, lr=0.1)
+    first, *rest = make(replace(budget, random_start=True))
+    assert (first.name, first.parts, first.steps, first.evaluated) == ("pretrain", ("pretrain",), 10, False)
+    assert first.trains == ("backbone.*", "head.levels.32.*"), "finer levels begin at zero after it"
+    assert rest == make(budget)
 
 
 def test_classic_has_the_papers_numbers():

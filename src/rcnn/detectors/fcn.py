@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rcnn.backbones import Backbone, BackboneOptions, names
 from rcnn.backbones.vgg import FullyConnected, convolutional
+from rcnn.data.semantic import VOID
 from rcnn.detectors.segmenter import Segmenter
 from rcnn.errors import RCNNError, UserError
 from rcnn.heads.segmentation import SegmentationHead, SegmentationHeadOptions
@@ -26,6 +27,8 @@ from rcnn.structures import Batch, ImageBatch
 STRIDES = (8, 16, 32)
 # Pixels by which the published networks pad the image, so that one of any size gets scores to its edge.
 BORDER = 100
+# The part of the losses that takes the place of a classifier's training.
+PRETRAIN = "pretrain"
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,9 @@ class FCN(Segmenter):
                 f" expected one of {', '.join(names('*-skip'))}"
             )
         self.used = slice(STRIDES.index(finest), None)
-        self.parts = tuple(f"{stride}s" for stride in reversed(STRIDES[self.used]))
+        # Of each part of the losses, the stride of the finest map that it uses.
+        self.finest = {PRETRAIN: STRIDES[-1], **{f"{stride}s": stride for stride in reversed(STRIDES[self.used])}}
+        self.parts = tuple(self.finest)
         wide = options.padding == "published" and backbone.head is not None
         if wide:
             backbone.widen(BORDER)
@@ -109,12 +114,22 @@ class FCN(Segmenter):
         )
 
     def losses(self, batch: Batch, generator: torch.Generator | None = None, part: str = "") -> dict[str, Tensor]:
-        """`loss_pixels`, of the label maps; `part` "32s" or "16s" is that of the network without its finer levels."""
-        if batch.truth.semantic is None:
+        """`loss_pixels`, of the label maps.
+
+        Args:
+            batch: images with their label maps.
+            generator: unused; nothing is drawn.
+            part: "32s" or "16s" is the loss of the network without its finer levels; "pretrain" is that of
+                the coarsest scores on the objects' pixels alone, told apart as if there were no background.
+        """
+        labels = batch.truth.semantic
+        if labels is None:
             raise RCNNError(f"{self.system} learns from label maps, and the batch has none")
-        finest = int(part.removesuffix("s")) if part else None
-        logits = self.head(self._maps(batch.images), batch.images.pixels.shape[-2:], finest)
-        return {"loss_pixels": self.head.losses(logits, batch.truth.semantic)}
+        logits = self.head(self._maps(batch.images), batch.images.pixels.shape[-2:], self.finest.get(part))
+        if part == PRETRAIN:
+            background = logits.shape[1] - 1
+            logits, labels = logits[:, :-1], torch.where(labels == background, VOID, labels)
+        return {"loss_pixels": self.head.losses(logits, labels)}
 
     def scores(self, images: ImageBatch) -> Tensor:
         """Scores float32 [B, C, H, W] of each pixel of a padded batch."""

@@ -2,7 +2,7 @@
 
     rcnn, sppnet   propose → (pretrain) → finetune → features → svm → boxes
     fast-rcnn      propose → train, or those and features → svm, or propose → classify → boxes
-    fcn-…          at-once, or staged: 32s → 16s → 8s
+    fcn-…          (pretrain →) at-once, or (pretrain →) staged: 32s → 16s → 8s
     faster-rcnn    joint, or joint-warp; and, as rfcn does
                    alternating: rpn → propose → detector, for some rounds, the last with frozen convolutions
                    four-step: rpn → propose → detector (anew) → rpn (frozen) → propose → detector (frozen)
@@ -202,15 +202,31 @@ def stage_wise(budget: Budget) -> list[Stage]:
     return [PROPOSE, classify, boxes]
 
 
+def at_once(budget: Budget) -> list[Stage]:
+    """All of an FCN's scores together (Shelhamer et al. 2017, section 4.2)."""
+    return [*_classifier(budget), *joint(budget, "at-once")]
+
+
 def staged(budget: Budget, *, finest: int) -> list[Stage]:
     """FCN-32s, then FCN-16s from it, then FCN-8s from that, as far as `finest` (Long et al. 2015, section 4.3)."""
-    stages: list[Stage] = []
+    stages = _classifier(budget)
     patterns: tuple[str, ...] = ("backbone.*",)
     for number, stride in enumerate(stride for stride in (32, 16, 8) if stride >= finest):
         patterns = (*patterns, f"head.levels.{stride}.*")
         lr = budget.lr * budget.plan.gamma**number
         stages.append(Learn(name=f"{stride}s", trains=patterns, steps=budget.steps, lr=lr, parts=(f"{stride}s",)))
     return stages
+
+
+def _classifier(budget: Budget) -> list[Stage]:
+    """What a random start needs in the place of ImageNet: objects' pixels are told apart first, of which the loss over
+    all pixels, nearly all of them background, says little.
+    """
+    patterns = ("backbone.*", "head.levels.32.*")
+    learn = Learn(
+        name="pretrain", trains=patterns, steps=budget.steps, lr=budget.lr, parts=("pretrain",), evaluated=False
+    )
+    return [learn] if budget.random_start else []
 
 
 def three_stages(budget: Budget, *, finetune: Callable[..., Learn]) -> list[Stage]:
@@ -258,9 +274,9 @@ SCHEMES: dict[str, dict[str, Scheme]] = {
         "four-step": partial(four_step, last=("box_head",)),  # all of it is R-FCN's own
     },
     "mask-rcnn": {"joint": joint},
-    "fcn-32s": {"at-once": partial(joint, name="at-once")},
-    "fcn-16s": {"at-once": partial(joint, name="at-once"), "staged": partial(staged, finest=16)},
-    "fcn-8s": {"at-once": partial(joint, name="at-once"), "staged": partial(staged, finest=8)},
+    "fcn-32s": {"at-once": at_once},
+    "fcn-16s": {"at-once": at_once, "staged": partial(staged, finest=16)},
+    "fcn-8s": {"at-once": at_once, "staged": partial(staged, finest=8)},
 }
 
 
