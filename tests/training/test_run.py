@@ -109,7 +109,7 @@ def test_trying_a_step_first_does_not_change_the_run(tiny, tiny_module, squares,
     tried = train(SYSTEM, squares, out=tmp_path / "a", steps=4).run
     from rcnn.training import plan
 
-    monkeypatch.setattr(plan, "try_step", lambda model, batch, part: plan.Cost(1.0, 1, 1.0))
+    monkeypatch.setattr(plan, "try_step", lambda model, batch, stage: plan.Cost(1.0, 1, 1.0))
     assert_equal(tried, train(SYSTEM, squares, out=tmp_path / "b", steps=4).run)
 
 

@@ -6,9 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rcnn.detectors import create
 from rcnn.errors import RCNNError, UserError
-from rcnn.training import train
-from rcnn.training.schemes import SCHEMES
+from rcnn.structures import Batch, GroundTruth, ImageBatch
+from rcnn.training import plan, train
+from rcnn.training.schemes import SCHEMES, Budget, scheme_of
 from rcnn.training.stages import Learn, Work, release
 from rcnn.training.step import FiniteGuard
 
@@ -37,8 +39,39 @@ def test_a_stage_trains_what_it_names_and_never_what_the_model_froze(tiny_module
     assert {name for name, p in model.named_parameters() if p.requires_grad} == trainable
     release(model, Learn(name="x", trains=("score.*", "frozen.*"), steps=1, lr=0.1), trainable)
     assert {name for name, p in model.named_parameters() if p.requires_grad} == {"score.weight", "score.bias"}
-    with pytest.raises(UserError, match=r"stage x: 'scores\.\*' fits no parameter"):
+    with pytest.raises(UserError, match=r"stage x: there is nothing to train in scores\.\*"):
         release(model, Learn(name="x", trains=("scores.*",), steps=1, lr=0.1), trainable)
+
+
+def test_trying_a_step_costs_what_its_stage_trains_and_leaves_the_model_as_it_was(tiny_module, monkeypatch):
+    model = tiny_module.Tiny(("a",), tiny_module.TinyOptions())
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    learnt = []
+    whole = plan.total_loss
+
+    def total_loss(losses):
+        learnt.append({name for name, parameter in model.named_parameters() if parameter.requires_grad})
+        return whole(losses)
+
+    monkeypatch.setattr(plan, "total_loss", total_loss)
+    none = torch.zeros(1, 1, 4), torch.full((1, 1), -1), torch.zeros(1, 1, dtype=torch.bool)
+    images = ImageBatch(torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8), torch.tensor([[32.0, 32.0]]))
+    batch = Batch(images, GroundTruth(*none))
+    plan.try_step(model, batch, Learn(name="x", trains=("score.*",), steps=1, lr=0.1))
+    assert learnt
+    assert all(names == {"score.weight", "score.bias"} for names in learnt)
+    assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == trained
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_system_may_do_without_some_of_the_layers_that_a_stage_names():
+    model = create("sppnet/resnet18", ["cat"], settings={"hidden": [], "spp": {"levels": [2, 1]}})
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    _, make = scheme_of("sppnet/resnet18", None)
+    (finetune,) = [stage for stage in make(Budget(steps=1, lr=0.1)) if stage.name == "finetune"]
+    release(model, finetune, trainable)
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == {"cls_score.weight", "cls_score.bias"}
 
 
 def test_stages_run_in_order_each_from_the_weights_of_the_one_before(tiny, two_stages, squares, tmp_path):
@@ -53,7 +86,7 @@ def test_stages_run_in_order_each_from_the_weights_of_the_one_before(tiny, two_s
     assert (result.run / "recipe.toml").read_text().count("\n[[stages]]\n") == 2
 
 
-@pytest.mark.parametrize("passes", [3 + 2, 3 + 4 + 1])
+@pytest.mark.parametrize("passes", [6 + 2, 6 + 4 + 1])  # three passes try a step of each stage
 def test_a_run_resumes_in_any_stage(tiny, two_stages, squares, tmp_path, passes):
     whole = train(SYSTEM, squares, out=tmp_path / "whole", scheme="two", steps=4).run
     tiny(poison_at=passes)

@@ -15,7 +15,7 @@ from rcnn.structures import Batch
 from rcnn.training.progress import duration
 from rcnn.training.recipe import Recipe, StageRecord
 from rcnn.training.schedule import scaled_lr
-from rcnn.training.stages import Learn, Stage
+from rcnn.training.stages import Learn, Stage, release
 from rcnn.training.validation import total_loss
 
 # The quickest of so many passes counts, since the first ones compile kernels; no further pass is begun after so many
@@ -41,21 +41,24 @@ class Cost:
     loss: float
 
 
-def try_step(model: Detector, batch: Batch, parts: Sequence[str] = ("",)) -> Cost:
-    """Passes over `batch` forward and back a few times, for the losses of each of `parts`, and leaves the model as it
-    was.
+def try_step(model: Detector, batch: Batch, stage: Learn) -> Cost:
+    """Passes over `batch` forward and back a few times as `stage` does, and leaves the model as it was.
+
+    Raises:
+        UserError: the stage has nothing to train.
     """
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     on_gpu = model.device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(model.device)
-    model.train()
+    release(model, stage, trainable)
     seconds: list[float] = []
     while len(seconds) < PASSES and sum(seconds) < LONGEST:
         began = time.perf_counter()
         generator = torch.Generator(device=model.device).manual_seed(0)
         loss = 0.0
-        for part in parts:
+        for part in stage.parts:
             with model.autocast():
                 losses = model(batch.to(model.device), generator, part)
             total = total_loss(losses)
@@ -66,6 +69,8 @@ def try_step(model: Detector, batch: Batch, parts: Sequence[str] = ("",)) -> Cos
     for name, buffer in model.named_buffers():
         buffer.copy_(buffers[name])
     momentum = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trainable)
     return Cost(min(seconds), momentum + (torch.cuda.max_memory_allocated(model.device) if on_gpu else _peak()), loss)
 
 

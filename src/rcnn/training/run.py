@@ -303,16 +303,17 @@ def _train(
 
 
 def _tried(job: Job, stages: Sequence[Stage], loader: TrainLoader) -> dict[str, plan.Cost]:
-    """What a step of each stage costs whose batches can be had now; stages that learn the same cost the same."""
+    """What a step of each stage costs whose batches can be had now; stages that train alike cost the same."""
     costs: dict[str, plan.Cost] = {}
-    known: dict[tuple[str, ...], plan.Cost] = {}
+    known: dict[tuple[tuple[str, ...], ...], plan.Cost] = {}
     for stage in stages:
         if not isinstance(stage, Learn) or not stage.ahead:
             continue
-        if stage.parts not in known:
+        alike = stage.parts, stage.trains, stage.frozen
+        if alike not in known:
             batches = stage.loader(job.at(stage.name)) if stage.loader else loader
-            known[stage.parts] = plan.try_step(job.model, next(batches.batches(0)), stage.parts)
-        costs[stage.name] = known[stage.parts]
+            known[alike] = plan.try_step(job.model, next(batches.batches(0)), stage)
+        costs[stage.name] = known[alike]
     return costs
 
 

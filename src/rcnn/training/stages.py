@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from rcnn.errors import UserError, nearest
+from rcnn.errors import UserError
 
 if TYPE_CHECKING:
     from rcnn.training.engine import Loader
@@ -94,15 +94,14 @@ def release(model: nn.Module, stage: Learn, trainable: set[str]) -> None:
         trainable: names of the parameters that the model was built to train.
 
     Raises:
-        UserError: a pattern fits no parameter.
+        UserError: no parameter is left to train. One pattern that fits none is none the worse: a system may have been
+            asked to do without these layers.
     """
-    names = [name for name, _ in model.named_parameters()]
-    for pattern in stage.trains:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise UserError(f"stage {stage.name}: '{pattern}' fits no parameter{nearest(pattern, names)}")
     for name, parameter in model.named_parameters():
         trains = any(fnmatchcase(name, pattern) for pattern in stage.trains)
         parameter.requires_grad_(trains and name in trainable)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError(f"stage {stage.name}: there is nothing to train in {', '.join(stage.trains)}")
     model.train()
     for name in stage.frozen:
         model.get_submodule(name).eval()
