@@ -221,6 +221,7 @@ def test_each_network_part_trains_so_many_steps_in_each_of_its_stages():
         ("alternating", ["train.plan.handover=rpn"], "train.plan.handover = 'rpn' is for the scheme 'four-step', not"),
         ("four-step", ["model.shared_backbone=false"], "the scheme 'four-step' needs True"),
         ("joint-warp", ["model.pool.kind=align"], "model.pool.kind = 'align': the scheme 'joint-warp' needs 'warp'"),
+        ("joint-warp", ["model.proposal_gradient=0"], "model.proposal_gradient = 0: the scheme 'joint-warp' without it"),
         ("joint", ["model.proposal_gradient=1"], "model.proposal_gradient needs model.pool.kind = 'warp'"),
     ],
 )

@@ -259,6 +259,8 @@ def _meeting(model: Mapping[str, Any], needed: Mapping[str, Any], named: Mapping
     for key, value in reading.flat(needed).items():
         if given.get(key, value) != value:
             raise UserError(f"model.{key} = {given[key]!r}: the scheme '{named['scheme']}' needs {value!r}")
+    if named["scheme"] == "joint-warp" and not given.get("proposal_gradient", 1):
+        raise UserError("model.proposal_gradient = 0: the scheme 'joint-warp' without it is 'joint'")
     return reading.merged(model, needed)
 
 
