@@ -221,7 +221,7 @@ def test_each_network_part_trains_so_many_steps_in_each_of_its_stages():
         ("alternating", ["train.plan.handover=rpn"], "train.plan.handover = 'rpn' is for the scheme 'four-step', not"),
         ("four-step", ["model.shared_backbone=false"], "the scheme 'four-step' needs True"),
         ("joint-warp", ["model.pool.kind=align"], "model.pool.kind = 'align': the scheme 'joint-warp' needs 'warp'"),
-        ("joint-warp", ["model.proposal_gradient=0"], "model.proposal_gradient = 0: the scheme 'joint-warp' without it"),
+        ("joint-warp", ["model.proposal_gradient=0"], "the scheme 'joint-warp' without it is 'joint'"),
         ("joint", ["model.proposal_gradient=1"], "model.proposal_gradient needs model.pool.kind = 'warp'"),
     ],
 )
@@ -280,9 +280,9 @@ def interrupted(run, squares, monkeypatch, scheme, *, training=None, proposing=N
             train(SYSTEM, squares, out=run, scheme=scheme, steps=2, batch_size=2, settings=SETTINGS, quiet=True)
 
 
-# Six passes are the trial's; then two of each stage, with ten proposals between.
+# Twelve passes are the trials'; then two of each stage, with ten proposals between.
 @pytest.mark.parametrize(
-    "where", [{"training": 8}, {"proposing": 4}, {"training": 9}, {"training": 12}, {"training": 14}]
+    "where", [{"training": 14}, {"proposing": 4}, {"training": 15}, {"training": 18}, {"training": 20}]
 )
 def test_a_run_stopped_in_any_stage_ends_with_the_same_bits(run_of, squares, tmp_path, monkeypatch, where):
     run = tmp_path / "run"
