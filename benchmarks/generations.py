@@ -26,7 +26,7 @@ SYSTEMS = {
     "rcnn/mobilenetv2": f"{REGIONS} --set model.warp.size=80 --batch-size 1 --epochs 1",
     # On the classifier's last map, with no layer between its cells and the SVMs that 150 images would have to teach.
     "sppnet/mobilenetv2-skip": (
-        f"--image-size 600,800 --batch-size 4 --epochs 2 {REGIONS} --set model.hidden=[] --set model.spp.levels=[2,1]"
+        f"--image-size 600,800 --batch-size 4 --epochs 2 {REGIONS} --set model.hidden=[] --set model.spp.levels=[4,1]"
     ),
     "fast-rcnn/mobilenetv2-fpn": f"{IMAGES}{REGIONS} {PYRAMID}",
     "faster-rcnn/mobilenetv2-fpn": (

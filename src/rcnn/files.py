@@ -52,6 +52,26 @@ def write_text(path: str | Path, text: str) -> None:
         beside.write_text(text, encoding="utf-8")
 
 
+def require_place(path: str | Path, *, folder: bool = False) -> None:
+    """Refuses before long work what could not be written after it; makes nothing.
+
+    Args:
+        path: of a file, or of a `folder`; neither it nor the folders above it need exist.
+
+    Raises:
+        UserError: something else is there, or it may not be written.
+    """
+    path = Path(path)
+    if path.exists() and path.is_dir() != folder:
+        found, wanted = ("file", "folder") if folder else ("folder", "file")
+        raise UserError(f"'{path}' is a {found} where a {wanted} was expected")
+    above = next(place for place in (path if folder else path.parent, *path.absolute().parents) if place.exists())
+    if not above.is_dir():
+        raise UserError(f"'{above}' is a file where a folder was expected")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"no permission to use '{above}'; choose another folder or change its rights")
+
+
 @contextmanager
 def telling(path: str | Path, beside: Path | None = None) -> Iterator[None]:
     """Turns the operating system's errors about `path` into one sentence each.

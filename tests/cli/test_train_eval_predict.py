@@ -121,6 +121,10 @@ def test_predict_writes_a_list_with_one_entry_an_image(run, voc, tmp_path):
     ("words", "sentence"),
     [
         (["eval", "{run}", "--data", "{voc}", "--classes", "green"], "does not know the class 'green'"),
+        (["eval", "{run}", "--data", "{voc}", "--classes", ","], "--classes ',': expected names"),
+        (["eval", "{run}", "--data", "{voc}", "--json", "{voc}"], "is a folder where a file was expected"),
+        (["predict", "{run}", "{voc}/JPEGImages", "--json", "{voc}"], "is a folder where a file was expected"),
+        (["predict", "{run}", "{voc}/JPEGImages", "--coco", "{voc}"], "is a folder where a file was expected"),
         (["eval", "{run}", "--data", "digits"], "the model's class 'blue' is not in the data"),
         (["eval", "{run}", "--data", "{voc}", "--split", "tset"], "has no split 'tset'"),
         (["eval", "{run}", "--data", "{voc}", "--protocol", "voc"], "there is no protocol 'voc'; did you mean 'voc"),

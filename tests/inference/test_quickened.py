@@ -174,3 +174,41 @@ def test_a_copy_has_a_form_of_its_own():
     form, clone = model.form, copy.deepcopy(model)
     assert clone.form is not form
     assert clone.form is not clone
+
+
+def test_a_model_may_be_made_in_inference_mode():
+    with torch.inference_mode():
+        model = rcnn.create("faster-rcnn/resnet18-fpn", CLASSES, settings=SMALL)
+        inside = model.predict(pictures(), score=0.0)
+    outside = model.predict(pictures(), score=0.0)
+    for one, other in zip(inside, outside, strict=True):
+        np.testing.assert_array_equal(one.boxes, other.boxes)
+        np.testing.assert_array_equal(one.scores, other.scores)
+
+
+@pytest.mark.parametrize(
+    ("images", "sentence"),
+    [
+        (torch.full((3, 64, 64), 200.0), "floating image tensor of values from 0 to 1"),
+        (torch.full((3, 64, 64), float("nan")), "floating image tensor of values from 0 to 1"),
+        (None, "got NoneType"),
+        (b"a.jpg", "got bytes"),
+        (7, "got int"),
+    ],
+)
+def test_what_is_no_image_is_said_in_a_sentence(images, sentence):
+    model = detectors.create("faster-rcnn/resnet18-fpn", CLASSES, settings=SMALL)
+    with pytest.raises(rcnn.UserError, match=sentence):
+        model.predict(images)
+
+
+@pytest.mark.parametrize("asked", [{"batch_size": 0}, {"score": 1.5}, {"score": -1}])
+def test_numbers_that_mean_nothing_are_refused(asked):
+    model = detectors.create("faster-rcnn/resnet18-fpn", CLASSES, settings=SMALL)
+    with pytest.raises(rcnn.UserError, match="a score from 0 to 1 and a batch of 1 or more"):
+        model.predict(pictures(), **asked)
+
+
+def test_classes_are_names():
+    with pytest.raises(rcnn.UserError, match="a list of different class names, got 3"):
+        detectors.create("faster-rcnn/resnet18-fpn", 3)

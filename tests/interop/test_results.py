@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import rcnn
+from rcnn import cli
 from rcnn.data import open_dataset
 from rcnn.detectors import Detections
 from rcnn.errors import UserError
@@ -83,6 +85,40 @@ def test_without_published_ids_an_image_is_its_name(coco, detections, tmp_path):
     path = results.write_coco(tmp_path / "r.json", detections, category_ids=[5, 9])
     assert {row["image_id"] for row in json.loads(path.read_text())} == {"a", 139}
     same(results.read_coco(path, open_dataset(coco)), detections)
+
+
+def test_a_model_keeps_the_ids_of_what_it_learned_from(coco, tmp_path):
+    dataset = open_dataset(coco)
+    assert dataset.category_ids == (5, 9)
+    assert open_dataset(coco, classes=["dog", "cat"]).category_ids == (9, 5)
+    assert open_dataset("digits", "val").category_ids is None
+
+    result = rcnn.train(
+        "faster-rcnn/resnet18-fpn",
+        coco,
+        out=tmp_path / "run",
+        steps=1,
+        batch_size=1,
+        settings={
+            "data.train": "val",
+            "model.image_size": [64, 96],
+            "model.backbone.channels": 8,
+            "model.box.hidden": [8],
+            "model.box.score": 0.0,
+        },
+    )
+    assert rcnn.load(result.run).category_ids == (5, 9)
+    words = ["predict", str(result.run), str(coco), "--score", "0", "--coco", str(tmp_path / "r.json")]
+    assert cli.main(words) == 0
+    rows = json.loads((tmp_path / "r.json").read_text())
+    assert {row["category_id"] for row in rows} <= {5, 9}
+    assert rows
+    assert sum(map(len, (each.boxes for each in results.read_coco(tmp_path / "r.json", dataset)))) == len(rows)
+
+    description = json.loads((result.run / "best" / "model.json").read_text())
+    (result.run / "best" / "model.json").write_text(json.dumps({**description, "category_ids": [5]}))
+    with pytest.raises(UserError, match=r"category_ids = \[5\]: expected a whole number for each class"):
+        rcnn.load(result.run)
 
 
 def test_classes_that_are_not_judged_are_passed_over(coco, detections, tmp_path):

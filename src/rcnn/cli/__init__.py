@@ -29,7 +29,7 @@ import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rcnn.cli.output import console, progress, progress_console, quiet, say, set_quiet, write_json
+from rcnn.cli.output import console, progress, progress_console, quiet, require_targets, say, set_quiet, write_json
 from rcnn.errors import RCNNError, UserError, nearest
 from rcnn.files import telling
 from rcnn.process import tune_process
@@ -37,7 +37,18 @@ from rcnn.process import tune_process
 if TYPE_CHECKING:
     import typer
 
-__all__ = ["COMMANDS", "console", "main", "progress", "progress_console", "quiet", "say", "write_json"]
+__all__ = [
+    "COMMANDS",
+    "class_names",
+    "console",
+    "main",
+    "progress",
+    "progress_console",
+    "quiet",
+    "require_targets",
+    "say",
+    "write_json",
+]
 
 COMMANDS = {
     "demo": "Train, evaluate and report on the embedded digits, in minutes on two cores.",
@@ -59,6 +70,18 @@ INTERRUPTED = 130  # what shells give for a process that SIGINT ended
 COMPLETION, COMPLETION_OPTIONS = "_RCNN_COMPLETE", ("--install-completion", "--show-completion")
 
 GLOBAL_OPTIONS = "Every command also takes --quiet (results only, no progress) and --debug (tracebacks)."
+
+
+def class_names(text: str) -> list[str] | None:
+    """The names in an option A,B,…; None where it was left out.
+
+    Raises:
+        UserError: something was given, but no name.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if text and not names:
+        raise UserError(f"--classes '{text}': expected names, such as cat,dog")
+    return names or None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

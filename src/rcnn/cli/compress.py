@@ -50,6 +50,7 @@ def command(
     from rcnn.evaluation import open_for
     from rcnn.evaluation.protocols import check_protocol
 
+    cli.require_targets(json)
     before = detectors.load(model, device=device, precision=precision)
     ranks = (fc6, fc7) if fc7 else (fc6,) if fc6 else ()
     if (energy is None) == (not ranks):

@@ -36,11 +36,11 @@ def command(
     from rcnn.evaluation import evaluate_model, open_for
     from rcnn.interop.results import are_results
 
+    cli.require_targets(json)
     if are_results(model):
         return _judge_results(model, data, split, classes, protocol or "coco", json)
     detector = inference.load(model, device=device, precision=precision)
-    wanted = [name.strip() for name in classes.split(",") if name.strip()] or None
-    dataset = open_for(detector, data, split, wanted)
+    dataset = open_for(detector, data, split, cli.class_names(classes))
     if dataset.note:
         cli.say(dataset.note)
     with cli.progress("evaluating", len(dataset)) as done:
@@ -56,7 +56,7 @@ def _judge_results(results: Path, data: str, split: str, classes: str, protocol:
     from rcnn.interop.results import read_results
 
     check_protocol(protocol)
-    dataset = open_dataset(data, split, classes=[name.strip() for name in classes.split(",") if name.strip()] or None)
+    dataset = open_dataset(data, split, classes=cli.class_names(classes))
     if dataset.note:
         cli.say(dataset.note)
     found = read_results(results, dataset)

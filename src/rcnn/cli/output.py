@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rcnn.files import write_text
+from rcnn.files import require_place, write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,6 +52,17 @@ def progress_console() -> Console:
     from rich.console import Console
 
     return Console(stderr=True, markup=False, highlight=False, emoji=False, quiet=_is_quiet)
+
+
+def require_targets(*targets: str | Path) -> None:
+    """Refuses, before any work, files that `write_json` could not write; "" and "-" are none.
+
+    Raises:
+        UserError: a folder is there, or it may not be written.
+    """
+    for target in targets:
+        if str(target) not in ("", "-"):
+            require_place(target)
 
 
 def write_json(target: str | Path, value: Any) -> None:

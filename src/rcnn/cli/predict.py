@@ -11,6 +11,7 @@ import typer
 from rcnn import cli
 from rcnn.cli.image_files import image_files, keep_originals, picture_names
 from rcnn.errors import UserError
+from rcnn.files import require_place
 
 DRAWN, LABELS = 0.5, "labels"
 
@@ -36,6 +37,9 @@ def command(
     from rcnn.interop.results import stem_id
 
     files = image_files(images)
+    cli.require_targets(json, coco)
+    if out is not None:
+        require_place(out, folder=True)
     detector = inference.load(model, device=device, precision=precision)
     if score is not None and isinstance(detector, detectors.Segmenter):
         raise UserError(f"{detector.system} says one class of each pixel and gives no scores; leave --score out")
@@ -58,7 +62,7 @@ def command(
                 entries[index] = found.to_dict(str(labels) if labels else None)
             else:
                 entries[index] = found.to_dict()
-                rows[index] = found.to_coco(stem_id(found.image)) if coco else []
+                rows[index] = found.to_coco(stem_id(found.image), detector.category_ids) if coco else []
                 found = found.above(drawn)
             if out is not None:
                 found.save(out / pictures[index])

@@ -53,7 +53,7 @@ def command(
         system or None,
         data or None,
         out=out or None,
-        classes=[name.strip() for name in classes.split(",") if name.strip()] or None,
+        classes=cli.class_names(classes),
         recipe=recipe or None,
         scheme=scheme or None,
         rounds=rounds,

@@ -19,7 +19,7 @@ from rcnn.data.index import Index
 from rcnn.files import cache_folder
 
 # Part of every key: raise it when the columns or the meaning of their values change.
-VERSION = 3
+VERSION = 4
 
 
 def fingerprint(root: Path, files: Iterable[str]) -> str:

@@ -70,6 +70,7 @@ def read(root: Path) -> tuple[Index, list[Problem]]:
     problems: list[Problem] = []
     builder: IndexBuilder | None = None
     origin: Path | None = None
+    ids: list[int] = []
     base = root if root.is_dir() else root.parent
     for split, paths in groups.items():
         path, content = _choose(split, paths, notes)
@@ -78,7 +79,7 @@ def read(root: Path) -> tuple[Index, list[Problem]]:
         categories = _categories(path, content)
         names = [name for _, name in sorted(categories.items())]
         if builder is None:
-            builder, origin = IndexBuilder(names), path
+            builder, origin, ids = IndexBuilder(names), path, sorted(categories)
         elif names != builder.classes:
             odd = sorted(set(names) ^ set(builder.classes)) or names
             raise UserError(f"'{path}' and '{origin}' have different categories ({odd[0]!r}); splits need the same")
@@ -87,7 +88,7 @@ def read(root: Path) -> tuple[Index, list[Problem]]:
     if builder is None:
         lists = "no JSON there has COCO's lists 'images', 'annotations' with 'bbox', and 'categories'"
         raise UserError(f"{unrecognised(root)}; {lists}")
-    index = builder.build({"note": " ".join(notes)})
+    index = builder.build({"note": " ".join(notes), "category_ids": ids})
     return index, problems + check_boxes(builder, index)
 
 

@@ -114,6 +114,12 @@ class Dataset:
             return _reopen, (self.data, self.split, self.classes, self.semantic)
         return super().__reduce_ex__(protocol)  # type: ignore[return-value]
 
+    @property
+    def category_ids(self) -> tuple[int, ...] | None:
+        """The id that a COCO JSON gives each of the K classes; None for data of another format."""
+        ids = self.index.facts.get("category_ids")
+        return None if ids is None else tuple(ids[self.index.classes.index(name)] for name in self.classes)
+
     def name(self, i: int) -> str:
         """Name of image i, relative to the folder of images."""
         return self.index.name(self.rows[i])

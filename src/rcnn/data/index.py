@@ -61,7 +61,7 @@ class Index:
         segments: G masks as JSON (COCO polygons or RLE), empty where there is none.
         members: rows of the images in each split, [n] int64.
         facts: what else the reader wants told: `note` (a sentence), `clipped` (boxes cut by up to 1 px), `maps` (how
-            label maps say the classes, as of `semantic.Coding`).
+            label maps say the classes, as of `semantic.Coding`), `category_ids` (of the classes, where they have any).
     """
 
     classes: tuple[str, ...]

@@ -51,6 +51,7 @@ class Model(nn.Module, Generic[Found]):
         figures: names of its figures on validation images; the best model is that with the highest first one.
         learns_masks: whether its batches have to come with the masks of objects.
         precision: "fp32", "bf16", or "auto": bf16 on GPUs that have it, else fp32.
+        category_ids: the ids of the K classes in the COCO JSON that it learned from; None where there was none.
         quickened: gives the form of the model that predicts in its place (`rcnn.inference`); None for the model itself.
     """
 
@@ -64,6 +65,7 @@ class Model(nn.Module, Generic[Found]):
         self.classes = tuple(classes)
         self.options = options
         self.precision: Precision = "auto"
+        self.category_ids: tuple[int, ...] | None = None
         self.quickened: Callable[[Self], Self] | None = None
 
     def losses(self, batch: Batch, generator: torch.Generator | None = None, part: str = "") -> dict[str, Tensor]:
@@ -143,7 +145,9 @@ class Model(nn.Module, Generic[Found]):
         Raises:
             UserError: what is no image, or no array of boxes; fewer or more of them than images.
         """
-        if isinstance(images, str | Path | np.ndarray | Tensor | Image.Image):
+        if isinstance(images, str | bytes | Path | np.ndarray | Tensor | Image.Image) or not isinstance(
+            images, Iterable
+        ):
             images = [images]
         found = dict(self.stream(images, score=score, batch_size=batch_size, regions=regions))
         return [found[index] for index in range(len(found))]
@@ -156,6 +160,8 @@ class Model(nn.Module, Generic[Found]):
         regions: Iterable[np.ndarray] | None = None,
     ) -> Iterator[tuple[int, Found]]:
         """Like `predict`, giving (index, what is found) as they are done; holds few images at a time."""
+        if batch_size < 1 or not 0 <= (score or 0) <= 1:
+            raise UserError(f"expected a score from 0 to 1 and a batch of 1 or more, got {score} and {batch_size}")
         waiting: dict[tuple[int, int], list[Waiting]] = {}
         for index, (source, around) in enumerate(_paired(images, regions)):
             name, pixels = pixels_of(source)
@@ -364,6 +370,9 @@ def pixels_of(source: Source) -> tuple[str, np.ndarray]:
         if source.ndim != 3 or source.shape[0] != 3:
             raise UserError(f"expected an image tensor of shape [3, H, W], got {list(source.shape)}")
         if source.is_floating_point():
+            # What was resized may overshoot a little; NaN is neither above nor below.
+            if source.numel() and not (source.min() >= -1 and source.max() <= 2):
+                raise UserError("expected a floating image tensor of values from 0 to 1; those of 0 to 255 are uint8")
             source = (source.clamp(0, 1) * 255).round().to(torch.uint8)
         source = source.permute(1, 2, 0).cpu().numpy()
     if isinstance(source, np.ndarray):

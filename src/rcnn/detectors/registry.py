@@ -126,7 +126,8 @@ def create(
     system, backbone_name = parse(name)
     if recipe not in system.presets:
         raise UserError(f"unknown recipe '{recipe}'{nearest(recipe, system.presets)}")
-    if isinstance(classes, str) or not classes or len(set(classes)) != len(classes):
+    listed = not isinstance(classes, str) and isinstance(classes, Sequence)
+    if not listed or not classes or len(set(classes)) != len(classes):
         raise UserError(f"expected a list of different class names, got {classes!r}")
     changes = dict(settings or {})
     built = updated(backbones.BackboneOptions(), changes.pop("backbone", {}), path="model.backbone")

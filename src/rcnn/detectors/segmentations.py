@@ -47,9 +47,13 @@ class Segmentation:
         return {name: round(int(n) / self.labels.size, 5) for name, n in zip(names, counts, strict=True) if n}
 
     def to_dict(self, labels: str | None = None) -> dict[str, Any]:
-        """Plain values for JSON, in the form of `rcnn predict --json`; `labels` is the label map's file, if written."""
+        """Plain values for JSON, in the form of `rcnn predict --json`, with no detections.
+
+        `labels` is the label map's file, if written.
+        """
         found = {"shares": self.shares, "labels": labels}
-        return {"image": self.image, "width": self.width, "height": self.height, "segmentation": found}
+        image = {"image": self.image, "width": self.width, "height": self.height}
+        return {**image, "detections": [], "segmentation": found}
 
     def picture(self) -> Image.Image:
         """The image with its classes laid over it, in VOC's colours."""

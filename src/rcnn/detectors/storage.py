@@ -36,6 +36,7 @@ def save(model: Model[Any], folder: str | Path, *, about: dict[str, Any] | None 
         "classes": list(model.classes),
         "options": to_mapping(model.options),
         "about": about or {},
+        **({} if model.category_ids is None else {"category_ids": model.category_ids}),
     }
     write_text(folder / DESCRIPTION, json.dumps(description, indent=1, ensure_ascii=False) + "\n")
     return folder
@@ -62,6 +63,7 @@ def load(path: str | Path, device: str = "auto", precision: str = "auto") -> Mod
     if description.get("format") != FORMAT:
         raise UserError(f"'{folder}' has model format {description.get('format')!r}; this version reads {FORMAT}")
     model = create(system, classes, weights=None, settings=options)
+    model.category_ids = _category_ids(description.get("category_ids"), folder, model)
     _fill(model, folder / WEIGHTS)
     if precision not in get_args(Precision):
         raise UserError(f"unknown precision '{precision}'{nearest(precision, get_args(Precision))}")
@@ -78,7 +80,8 @@ def find(path: str | Path) -> Path:
     if path.name in (WEIGHTS, DESCRIPTION) and path.is_file():
         return find(path.parent)
     if not path.exists():
-        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        beside = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
+        siblings = [p.name for p in beside if any((p / part / WEIGHTS).is_file() for part in ("", "best", "last"))]
         raise UserError(f"model '{path}' does not exist{nearest(path.name, siblings) if siblings else ''}")
     raise UserError(f"'{path}' holds no model: expected {WEIGHTS} and {DESCRIPTION}, or a run folder with best/")
 
@@ -97,6 +100,15 @@ def choose_device(name: str) -> torch.device:
         usable = [kind for kind, found in there.items() if found]
         raise UserError(f"device '{name}' is not available here; usable are auto, {', '.join(usable)}")
     return device
+
+
+def _category_ids(ids: Any, folder: Path, model: Model[Any]) -> tuple[int, ...] | None:
+    """The whole numbers, one a class, that the description gives; None where it gives none."""
+    if ids is None:
+        return None
+    if not isinstance(ids, list) or len(ids) != len(model.classes) or not all(isinstance(key, int) for key in ids):
+        raise UserError(f"'{folder / DESCRIPTION}': category_ids = {ids!r}: expected a whole number for each class")
+    return tuple(ids)
 
 
 def _fill(model: Model[Any], file: Path) -> None:

@@ -39,7 +39,9 @@ class Quickened:
         dtype = torch.bfloat16 if model.precision == "bf16" else torch.float32
         if model.device.type != "cpu" or torch.compiler.is_compiling() or not works(dtype):
             return model
-        state = (dtype, *((id(t), t._version) for t in (*model.parameters(), *model.buffers())))
+        tensors = (*model.parameters(), *model.buffers())
+        # Those of a model that was made in inference mode count no versions.
+        state = (dtype, *((id(t), 0 if t.is_inference() else t._version) for t in tensors))
         if self._form is None or state != self._state:
             self._state, self._form = state, fast_form(model, dtype)
         return self._form  # type: ignore[return-value]

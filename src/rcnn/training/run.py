@@ -22,7 +22,7 @@ from rcnn.data.dataset import DIGITS
 from rcnn.detectors import Detector, choose_device, to_mapping
 from rcnn.detectors.starting import is_model, start_from
 from rcnn.errors import UserError
-from rcnn.files import write_text
+from rcnn.files import require_place, write_text
 from rcnn.process import cpus
 from rcnn.proposals import CachedRegions, FileRegions
 from rcnn.training import plan, reading
@@ -247,6 +247,7 @@ def _refuse_used(run: Path) -> None:
         raise UserError(f"'{run}' holds a run already; choose another --out, or add --resume to go on with it")
     if run.exists() and any(run.iterdir()):
         raise UserError(f"'{run}' is not empty; choose another --out")
+    require_place(run, folder=True)
 
 
 def _train(
@@ -257,6 +258,7 @@ def _train(
     train_set, val_set, recipe = _open(recipe)
     state = load_state(run) if resume else None
     model, recipe = _build(recipe, device, reporter.say, trained_before=resume and state is not None)
+    model.category_ids = train_set.category_ids
     if model.learns_masks:
         reporter.say(_masks_of(train_set))
     regions = _regions(recipe, model, train_set, val_set)
