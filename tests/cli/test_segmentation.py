@@ -51,6 +51,9 @@ def test_a_run_keeps_the_model_of_the_best_mean_iou(run):
     last = [float(row["mIoU"]) for row in rows if row["stage"] == "16s"]
     about = json.loads((run / "best" / "model.json").read_text())["about"]
     assert about["mIoU"] == pytest.approx(max(last), abs=1e-6)
+    for name in ("losses", "confusion"):
+        with Image.open(run / "plots" / f"{name}.png") as picture:
+            assert np.asarray(picture.convert("L")).std() > 5
     page = (run / "report.html").read_text()
     assert "Mean IoU" in page
     assert "data:image/jpeg;base64," in page

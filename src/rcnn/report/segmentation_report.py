@@ -42,7 +42,7 @@ def write_segmentation_report(
     title: str = "",
     data: str = "DATA",
 ) -> Path:
-    """Writes `report.html` into the run folder; gives its path.
+    """Writes `report.html` into the run folder, and the curves as pictures into its `plots`; gives the report's path.
 
     Args:
         run: the run folder.
@@ -57,6 +57,8 @@ def write_segmentation_report(
     Raises:
         UserError: the folder cannot be written to.
     """
+    from rcnn.report.plots import write_segmentation_plots
+
     ordered = sorted(samples, key=lambda sample: sample.quality)
     worst = ordered[:PICTURES]
     best = ordered[len(worst) :][::-1][:PICTURES]
@@ -79,6 +81,7 @@ def write_segmentation_report(
         pace=pace_of(metrics),
     )
     write_text(run / "report.html", text)
+    write_segmentation_plots(run / "plots", metrics, result)
     return run / "report.html"
 
 
