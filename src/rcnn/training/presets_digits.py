@@ -11,7 +11,7 @@ from typing import Any
 
 IMAGE = {"model": {"image_size": [192, 256]}}
 BATCH_NORM = {"model": {"backbone": {"norm": "batch"}}}
-# A few passes over 400 images need no more variety than the images have.
+# A few passes over 400 images need no more variety than the images have, as long as regions are pooled to one size.
 PLAIN = {"augment": {"scale": [1.0, 1.0], "photometric": 0.0, "iou_crop": 0.0, "zoom_out": 0.0}}
 STEPS = {"train": {"epochs": 14.0, "batch_size": 8, "lr": 0.04, "lr_batch": 8, "eval_every": 7.0}}
 PYRAMID = {"model": {"backbone": {"levels": [4, 8, 16], "channels": 64}}}
@@ -47,7 +47,7 @@ RECIPES: list[tuple[str, list[dict[str, Any]]]] = [
     ("rfcn/*", [BATCH_NORM, LARGER, ONE_MAP, FEW, {"train": {"epochs": 20.0}}]),
     ("rcnn/*", [REGIONS, BATCH_NORM, {"model": {"warp": {"size": 64}}, "train": {"epochs": 6.0, "lr": 0.02}}]),
     ("sppnet/*", [REGIONS, BATCH_NORM, LARGEST, CROPS, SLOW]),
-    ("fcn-*", [BATCH_NORM, LARGER, {"train": {"epochs": 20.0, "lr": 0.1}}]),
+    ("fcn-*", [BATCH_NORM, LARGER, {"augment": {"scale": [0.75, 1.33]}, "train": {"epochs": 16.0, "lr": 0.1}}]),
 ]
 
 
