@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -63,6 +65,17 @@ def test_trying_a_step_costs_what_its_stage_trains_and_leaves_the_model_as_it_wa
     assert all(names == {"score.weight", "score.bias"} for names in learnt)
     assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == trained
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux lets a process forget its peak")
+def test_memory_is_that_of_the_step_and_not_of_earlier_work():
+    plan._forget_peak()
+    before = plan._peak()
+    array = np.ones(5 * 10**7)
+    assert plan._peak() - before > 3.9e8
+    del array
+    plan._forget_peak()
+    assert plan._peak() - before < 2e8
 
 
 def test_a_system_may_do_without_some_of_the_layers_that_a_stage_names():
