@@ -79,7 +79,7 @@ def try_step(model: Detector, batch: Batch, stage: Learn) -> Cost:
 
 
 def _forget_peak() -> None:
-    """Lets `_peak` begin anew where the system can (Linux, see proc(5)); else earlier work of the process counts too."""
+    """Lets `_peak` begin anew where the system can (Linux, see proc(5)); elsewhere earlier work counts too."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
