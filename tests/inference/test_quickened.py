@@ -212,3 +212,12 @@ def test_numbers_that_mean_nothing_are_refused(asked):
 def test_classes_are_names():
     with pytest.raises(rcnn.UserError, match="a list of different class names, got 3"):
         detectors.create("faster-rcnn/resnet18-fpn", 3)
+
+
+def test_images_may_come_from_what_only_has_places():
+    class Places:
+        def __getitem__(self, i):
+            return pictures()[i]
+
+    model = detectors.create("faster-rcnn/resnet18-fpn", CLASSES, settings=SMALL)
+    assert len(model.predict(Places())) == 2

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar, cast
 
 import numpy as np
 import torch
@@ -145,11 +145,10 @@ class Model(nn.Module, Generic[Found]):
         Raises:
             UserError: what is no image, or no array of boxes; fewer or more of them than images.
         """
-        if isinstance(images, str | bytes | Path | np.ndarray | Tensor | Image.Image) or not isinstance(
-            images, Iterable
-        ):
-            images = [images]
-        found = dict(self.stream(images, score=score, batch_size=batch_size, regions=regions))
+        one = isinstance(images, str | bytes | Path | np.ndarray | Tensor | Image.Image)
+        one = one or not (hasattr(images, "__iter__") or hasattr(images, "__getitem__"))  # if no image, told below
+        given = cast(Iterable[Source], [images] if one else images)
+        found = dict(self.stream(given, score=score, batch_size=batch_size, regions=regions))
         return [found[index] for index in range(len(found))]
 
     def stream(
