@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -43,5 +45,14 @@ def test_something_else_there_is_refused(tmp_path):
 
 def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write anywhere
+    with pytest.raises(UserError, match="no permission to use"):
+        require_place(tmp_path / "x.json")
+
+
+def test_a_place_that_may_not_be_looked_at_is_refused(tmp_path, monkeypatch):
+    def exists(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", exists)
     with pytest.raises(UserError, match="no permission to use"):
         require_place(tmp_path / "x.json")

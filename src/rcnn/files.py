@@ -62,10 +62,11 @@ def require_place(path: str | Path, *, folder: bool = False) -> None:
         UserError: something else is there, or it may not be written.
     """
     path = Path(path)
-    if path.exists() and path.is_dir() != folder:
-        found, wanted = ("file", "folder") if folder else ("folder", "file")
-        raise UserError(f"'{path}' is a {found} where a {wanted} was expected")
-    above = next(place for place in (path if folder else path.parent, *path.absolute().parents) if place.exists())
+    with telling(path):  # what may not even be looked at
+        if path.exists() and path.is_dir() != folder:
+            found, wanted = ("file", "folder") if folder else ("folder", "file")
+            raise UserError(f"'{path}' is a {found} where a {wanted} was expected")
+        above = next(place for place in (path if folder else path.parent, *path.absolute().parents) if place.exists())
     if not above.is_dir():
         raise UserError(f"'{above}' is a file where a folder was expected")
     if not os.access(above, os.W_OK | os.X_OK):

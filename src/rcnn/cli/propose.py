@@ -50,6 +50,7 @@ def command(
         raise UserError("give either images or --data DATA, such as: rcnn propose photo.jpg")
     if not data and (judge or split):
         raise UserError(f"--{'eval' if judge else 'split'} needs a data set: add --data DATA")
+    cli.require_targets(json)
     settings = {"mode": mode, "min_side": min_side, "overlap": overlap, "width": width, "seed": seed}
     finder = region_method(method, count=count, device=device, **settings)
     if not data:

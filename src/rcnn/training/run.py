@@ -240,14 +240,12 @@ def _next_free(system: str) -> Path:
 
 
 def _refuse_used(run: Path) -> None:
-    """Refuses a run folder that holds something."""
-    if run.is_file():
-        raise UserError(f"'{run}' is a file where a run folder was expected")
+    """Refuses a run folder that holds something or cannot be written."""
+    require_place(run, folder=True)
     if (run / FILE).exists():
         raise UserError(f"'{run}' holds a run already; choose another --out, or add --resume to go on with it")
     if run.exists() and any(run.iterdir()):
         raise UserError(f"'{run}' is not empty; choose another --out")
-    require_place(run, folder=True)
 
 
 def _train(
