@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from rcnn import kernels
+from rcnn.kernels.cpu import threads
 
 
 def pooled(item: int) -> torch.Tensor:
@@ -42,10 +46,63 @@ def test_several_threads_may_call_at_once():
             assert torch.equal(a, b)
 
 
+needs_team = pytest.mark.skipif(threads._team() is None, reason="torch has no OpenMP threads of its own here")
+
+
+@pytest.fixture(params=[pytest.param("team", marks=needs_team), "pool"])
+def two_threads(request, monkeypatch):
+    """Kernels run on two threads: those of torch's own team, or Python's."""
+    before = torch.get_num_threads()
+    if request.param == "pool":
+        monkeypatch.setattr(threads, "_team", lambda: None)
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_each_task_runs_once_whichever_threads_there_are(two_threads):
+    for count in (0, 1, 2, 3, 200):
+        done: list[int] = []
+        threads.run([(done.append, task) for task in range(count)])
+        assert sorted(done) == list(range(count))
+
+
+def test_two_tasks_run_at_once(two_threads):
+    meeting = threading.Barrier(2)  # a task that waits for another one that never comes breaks it
+    threads.run([(meeting.wait, 30), (meeting.wait, 30)])
+
+
+@pytest.mark.parametrize("kind", [ValueError, IndexError, KeyboardInterrupt])
+def test_what_a_task_raises_reaches_the_caller_and_the_next_call_works(two_threads, kind):
+    def fail() -> None:
+        raise kind("of a task")
+
+    with pytest.raises(kind, match="of a task"):
+        threads.run([(fail,), *[(time.sleep, 0.001)] * 20])
+    done: list[int] = []
+    threads.run([(done.append, 1), (done.append, 2)])
+    assert sorted(done) == [1, 2]
+
+
+def test_a_forked_child_with_several_threads_does_not_wait_for_its_parents_team():
+    program = """
+import os, torch
+from rcnn.kernels.cpu import threads
+torch.set_num_threads(2)
+torch.ones(1 << 20).add_(1)  # begins torch's team
+threads.run([(abs, 1), (abs, 2)])
+child = os.fork()
+if child == 0:
+    done = []
+    threads.run([(done.append, 1), (done.append, 2)])
+    os._exit(0 if sorted(done) == [1, 2] else 1)
+print(os.waitpid(child, 0)[1])
+"""
+    assert run(program).strip() == "0"
+
+
 def run(program: str, **environment: str) -> str:
     """What a fresh interpreter prints."""
-    import os
-
     command = [sys.executable, "-c", program]
     return subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | environment).stdout
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rcnn.kernels.cpu.prefetch import prefetch
 from rcnn.kernels.cpu.roi_align import _add_scaled, _axis_taps, _room, by_level, computing, pixels_first
 from rcnn.kernels.cpu.roi_pool import _round
 from rcnn.kernels.cpu.threads import kernel, run, spans, threads
@@ -71,8 +72,8 @@ def _forward(
     sampling_ratio: int,
     pooled: np.ndarray,  # [R, k², D], zeros, filled at the members
 ) -> None:
-    _, height, width, _ = feature.shape
-    outputs = pooled.shape[2]
+    _, height, width, channels = feature.shape
+    _, bins, outputs = pooled.shape
     ratio = sampling_ratio if rule == ALIGN else 0
     rows, row_weights, row_taps = _room(size, ratio, height)
     columns, column_weights, column_taps = _room(size, ratio, width)
@@ -80,14 +81,21 @@ def _forward(
         x1, y1, x2, y2 = boxes[members[k]]
         _bin_taps(y1, y2, scale, height, rule, ratio, rows, row_weights, row_taps)
         _bin_taps(x1, x2, scale, width, rule, ratio, columns, column_weights, column_taps)
-        for p in range(size):
-            for q in range(size):
-                total = pooled[members[k], p * size + q]
-                first = (p * size + q) * outputs
+        # Each turn asks for the memory of the next bin, then adds up its own.
+        for bin in range(-1, bins):
+            if bin + 1 < bins:
+                p, q = (bin + 1) // size, (bin + 1) % size
                 for i in range(row_taps[p]):
                     for j in range(column_taps[q]):
-                        pixel = feature[images[k], rows[p, i], columns[q, j], first : first + outputs]
-                        _add_scaled(row_weights[p, i] * column_weights[q, j], pixel, total)
+                        pixel = (images[k] * height + rows[p, i]) * width + columns[q, j]
+                        prefetch(feature, pixel * channels + (bin + 1) * outputs, outputs)
+            if bin >= 0:
+                p, q = bin // size, bin % size
+                total, first = pooled[members[k], bin], bin * outputs
+                for i in range(row_taps[p]):
+                    for j in range(column_taps[q]):
+                        values = feature[images[k], rows[p, i], columns[q, j], first : first + outputs]
+                        _add_scaled(row_weights[p, i] * column_weights[q, j], values, total)
 
 
 @kernel()

@@ -1,22 +1,32 @@
 """How the numba kernels are compiled and spread over threads.
 
-Kernels are serial and release the interpreter lock; Python threads run them side by side. Numba's own threads are not
-used: its OpenMP layer kills forked data loader workers, and its work queue aborts when two threads enter it.
+Kernels are serial and release the interpreter lock, so that threads run them side by side: torch's own OpenMP threads,
+which wait for more by spinning after each of torch's operators and would keep any other thread from their cores for
+milliseconds. Where torch has no such team, a pool of Python threads takes its place. Numba's own threads are not used:
+its OpenMP layer kills forked data loader workers, and its work queue aborts when two threads enter it.
 """
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import itertools
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numba
 import torch
 
+Task = tuple[Any, ...]  # a function followed by its arguments
+_Body = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
+_forked = False
 
 
 def kernel(*, fastmath: bool | set[str] = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -40,14 +50,35 @@ def threads() -> int:
     return torch.get_num_threads()
 
 
-def run(tasks: Sequence[tuple[Any, ...]]) -> None:
-    """Calls each task, a kernel followed by its arguments, over the threads; returns when all are done."""
+def run(tasks: Sequence[Task]) -> None:
+    """Calls each task, a kernel followed by its arguments, over the threads; returns when all are done.
+
+    Raises:
+        BaseException: what the first failing task raised; tasks not yet begun are dropped.
+    """
+    todo, failures = deque(tasks), list[BaseException]()
+
+    def work(_: object = None) -> None:
+        while not failures:
+            try:
+                function, *arguments = todo.popleft()
+            except IndexError:
+                return
+            try:
+                function(*arguments)
+            except BaseException as failure:  # an OpenMP thread has nobody to raise to
+                failures.append(failure)
+
+    team = None if _forked else _team()
     if threads() == 1 or len(tasks) < 2:
-        for function, *arguments in tasks:
-            function(*arguments)
-        return
-    for future in [_executor().submit(*task) for task in tasks]:
-        future.result()
+        work()
+    elif team is not None:
+        team(_Body(work), None, threads(), 0)
+    else:
+        for future in [_executor().submit(work) for _ in range(threads())]:
+            future.result()
+    if failures:
+        raise failures[0]
 
 
 def spans(length: int, least: int = 1) -> list[tuple[int, int]]:
@@ -55,6 +86,20 @@ def spans(length: int, least: int = 1) -> list[tuple[int, int]]:
     parts = max(1, min(length // least, 4 * threads() if threads() > 1 else 1))
     edges = [length * part // parts for part in range(parts + 1)]
     return list(itertools.pairwise(edges))
+
+
+@functools.cache
+def _team() -> Callable[..., None] | None:
+    """`GOMP_parallel` of the OpenMP library that torch has loaded: a function is called by each thread of the team."""
+    packages = Path(torch.__file__).parent
+    for path in itertools.chain(packages.glob("lib/libgomp*"), packages.parent.glob("torch.libs/libgomp*")):
+        try:
+            parallel = ctypes.CDLL(str(path), mode=os.RTLD_NOLOAD | os.RTLD_NOW).GOMP_parallel
+        except (OSError, AttributeError):
+            continue
+        parallel.argtypes, parallel.restype = [_Body, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
+        return parallel
+    return None
 
 
 def _executor() -> ThreadPoolExecutor:
@@ -66,9 +111,9 @@ def _executor() -> ThreadPoolExecutor:
 
 
 def _forget() -> None:
-    """A forked child has none of its parent's threads: it makes a pool of its own when it needs one."""
-    global _pool
-    _pool = None
+    """A forked child has none of its parent's threads, and OpenMP would wait for them: it makes a pool of its own."""
+    global _pool, _forked
+    _pool, _forked = None, True
 
 
 if hasattr(os, "register_at_fork"):
