@@ -2,7 +2,8 @@
 
 Faster R-CNN on two images of 512 × 512 with eight objects each, 90 classes, frozen batch norm and the first stages
 frozen in both, by the recipe of torchvision's detectors: 2,000 proposals, 512 regions an image. A step is forward,
-backward and SGD. Sides, each in its own process: torchvision as it is, torchvision with our allocator settings, ours in
+backward and SGD; old gradients go where each side's own training loop drops them, torchvision's after the forward pass,
+ours before it. Sides, each in its own process: torchvision as it is, torchvision with our allocator settings, ours in
 fp32 and in bf16. The second number is the peak of resident memory less what was resident before the first step, in MiB.
 """
 
@@ -82,10 +83,10 @@ def ours(backbone: str, precision: str) -> Callable[[], None]:
     optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4, momentum=0.9)
 
     def step() -> None:
+        optimiser.zero_grad()
         with model.autocast():
             losses = model(batch)
         loss = sum(value for name, value in losses.items() if name.startswith("loss"))
-        optimiser.zero_grad()
         loss.backward()
         optimiser.step()
 

@@ -1,4 +1,4 @@
-"""The kernels in numba: serial loops without the interpreter lock, called over Python threads, cached on disk.
+"""The kernels in numba: serial loops without the interpreter lock, called over threads, cached on disk.
 
 Importing this raises ImportError where numba is missing; `rcnn.kernels.forms` then takes another form.
 """

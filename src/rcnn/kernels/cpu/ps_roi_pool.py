@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rcnn.kernels.cpu.prefetch import prefetch
-from rcnn.kernels.cpu.roi_align import _add_scaled, _axis_taps, _room, by_level, computing, pixels_first
+from rcnn.kernels.cpu.roi_align import _add_scaled, _axis_taps, _room, computing, downwards, pixels_first
 from rcnn.kernels.cpu.roi_pool import _round
 from rcnn.kernels.cpu.threads import kernel, run, spans, threads
 
@@ -27,14 +27,15 @@ def ps_roi_pool(
     """Pooled outputs [B, N, k², D] of boxes [B, N, 4] in a map [B, k²·D, H, W]; see `rcnn.kernels.ps_roi_pool`."""
     maps = pixels_first(feature)
     outputs = feature.shape[1] // (size * size)
-    pooled = torch.zeros((valid.numel(), size * size, outputs), dtype=computing(feature.dtype))
-    corners = boxes.reshape(-1, 4).contiguous().numpy()
+    pooled = torch.empty((valid.numel(), size * size, outputs), dtype=computing(feature.dtype))
+    corners, members = boxes.reshape(-1, 4).contiguous().numpy(), pooling(boxes, valid)
+    if len(members) < len(pooled):
+        pooled.view(*valid.shape, -1)[~valid] = 0
     tasks = []
-    for level, members in by_level(valid.long() - 1, 1, corners[:, 1]):
-        for first, last in spans(len(members), least=8) if level == 0 else ():
-            part = members[first:last]
-            arguments = (maps, part // valid.shape[1], corners, part, np.float32(1 / stride), size)
-            tasks.append((_forward, *arguments, RULES[rule], sampling_ratio, pooled.numpy()))
+    for first, last in spans(len(members), least=64):
+        part = members[first:last]
+        arguments = (maps, part // valid.shape[1], corners, part, np.float32(1 / stride), size)
+        tasks.append((_forward, *arguments, RULES[rule], sampling_ratio, pooled.numpy()))
     run(tasks)
     return pooled.view(*valid.shape, size * size, outputs).to(feature.dtype)
 
@@ -46,18 +47,22 @@ def ps_roi_pool_backward(
     images, proposals, bins, outputs = grad.shape
     total = torch.zeros((images, height, width, bins * outputs), dtype=computing(grad.dtype))
     given = grad.to(total.dtype).contiguous().view(-1, bins, outputs).numpy()
-    corners = boxes.reshape(-1, 4).contiguous().numpy()
+    corners, members = boxes.reshape(-1, 4).contiguous().numpy(), pooling(boxes, valid)
     parts = max(1, min(-(-threads() // images), bins))
     tasks = []
-    for level, members in by_level(valid.long() - 1, 1, corners[:, 1]):
-        for image in range(images) if level == 0 else ():
-            own = members[members // proposals == image]
-            for part in range(parts):
-                share = bins * part // parts, bins * (part + 1) // parts
-                arguments = (total[image].numpy(), *share, corners, own, np.float32(1 / stride), round(bins**0.5))
-                tasks.append((_backward, *arguments, RULES[rule], sampling_ratio, given))
+    for image in range(images):
+        own = members[members // proposals == image]
+        for part in range(parts):
+            share = bins * part // parts, bins * (part + 1) // parts
+            arguments = (total[image].numpy(), *share, corners, own, np.float32(1 / stride), round(bins**0.5))
+            tasks.append((_backward, *arguments, RULES[rule], sampling_ratio, given))
     run(tasks)
     return total.permute(0, 3, 1, 2).to(grad.dtype)
+
+
+def pooling(boxes: Tensor, valid: Tensor) -> np.ndarray:
+    """The numbers of the RoIs to pool, of boxes [B, N, 4], in the order in which they are."""
+    return downwards(np.flatnonzero(valid.numpy()), valid.shape[1], boxes[..., 1].reshape(-1).numpy())
 
 
 @kernel()
@@ -70,7 +75,7 @@ def _forward(
     size: int,
     rule: int,
     sampling_ratio: int,
-    pooled: np.ndarray,  # [R, k², D], zeros, filled at the members
+    pooled: np.ndarray,  # [R, k², D], filled at the members
 ) -> None:
     _, height, width, channels = feature.shape
     _, bins, outputs = pooled.shape
@@ -92,6 +97,7 @@ def _forward(
             if bin >= 0:
                 p, q = bin // size, bin % size
                 total, first = pooled[members[k], bin], bin * outputs
+                total[:] = 0
                 for i in range(row_taps[p]):
                     for j in range(column_taps[q]):
                         values = feature[images[k], rows[p, i], columns[q, j], first : first + outputs]

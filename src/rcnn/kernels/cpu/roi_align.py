@@ -86,16 +86,18 @@ def pixels_first(feature: Tensor) -> np.ndarray:
 
 
 def by_level(levels: Tensor, maps: int, tops: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields each level of levels [B, N] and the numbers of its RoIs; -1 stands for RoIs on none of the maps.
-
-    Those of an image go from its top to its bottom, by their `tops` [R], so that neighbours find their pixels cached.
-    """
+    """Yields each level of levels [B, N] and the numbers of its RoIs, `downwards`; -1 stands for those on no map."""
     flat = levels.reshape(-1).numpy()
     flat = np.where(flat < maps, flat, -1)
     for level in range(-1, maps):
         members = np.flatnonzero(flat == level)
         if len(members):
-            yield level, members[np.lexsort((tops[members], members // levels.shape[1]))]
+            yield level, downwards(members, levels.shape[1], tops)
+
+
+def downwards(members: np.ndarray, proposals: int, tops: np.ndarray) -> np.ndarray:
+    """RoIs by image, and from its top to its bottom by their `tops` [R]: neighbours find their pixels cached."""
+    return members[np.lexsort((tops[members], members // proposals))]
 
 
 def channel_spans(channels: int, images: int) -> list[tuple[int, int]]:
