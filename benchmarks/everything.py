@@ -23,6 +23,7 @@ SCRIPTS = {
     "Fully connected layers, whole and as truncated SVD": "low_rank",
     "Faster R-CNN's head and R-FCN's": "rfcn_head",
     "What an image costs each generation": "lineage",
+    "What kernels add to a first prediction": "cold_start",
     "Five hundred objects in one image": "crowd_memory",
 }
 
