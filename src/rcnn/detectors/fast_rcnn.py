@@ -126,7 +126,8 @@ class FastRCNN(Detector):
     def losses(self, batch: Batch, generator: torch.Generator | None = None, part: str = "") -> dict[str, Tensor]:
         """`loss_cls`, `loss_box` (equation 1 of the paper) and the mean number of `foreground_rois` an image.
 
-        `part` "classify" leaves out the one, "boxes" the other: stage-wise training (section 5.1).
+        They are of regions drawn from the batch's [B, N]. `part` "classify" leaves out the one, "boxes" the other:
+        stage-wise training (section 5.1).
         """
         proposals = self._given(batch.proposals)
         features = self.backbone(batch.images)

@@ -120,7 +120,7 @@ class MaskRCNN(FasterRCNN):
     def second_stage(
         self, features: list[Tensor], proposals: Proposals, batch: Batch, generator: torch.Generator | None
     ) -> dict[str, Tensor]:
-        """The box head's losses and `loss_mask`, of the same RoIs: L = L_cls + L_box + L_mask (section 3)."""
+        """The box head's losses and `loss_mask`, of the same RoIs [B, S]: L = L_cls + L_box + L_mask (section 3)."""
         if batch.truth.masks is None:
             raise UserError(
                 f"{self.system} learns from masks, and this batch comes without: collate it with masks=True"
@@ -131,7 +131,7 @@ class MaskRCNN(FasterRCNN):
         return {**box, **self.mask_head.losses(self.mask_reader(features), samples, batch.truth.masks)}
 
     def finder(self, features: list[Tensor], proposals: Proposals, images: ImageBatch) -> Callable[..., DetectionBatch]:
-        """Detections, and the masks of those alone (section 3.1, inference)."""
+        """Detections of the proposals [B, N], and the masks of those alone (section 3.1, inference)."""
         find = super().finder(features, proposals, images)
 
         def pick(**wanted: Any) -> DetectionBatch:

@@ -86,7 +86,7 @@ class ThreeStageDetector(Detector):
         return _softmax_loss(self.cls_score(fc7).float(), torch.where(labels < 0, len(self.classes), labels))
 
     def object_loss(self, fc7: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """As `classification_loss`, of crops that show an object for certain: background is no possible answer."""
+        """As `classification_loss`, of crops [R, D] that certainly show an object: background is no possible answer."""
         return _softmax_loss(self.cls_score(fc7).float()[:, :-1], labels)
 
     def drawn(self, batch: Batch, generator: torch.Generator | None) -> tuple[Proposals, Tensor]:

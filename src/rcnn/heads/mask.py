@@ -98,7 +98,8 @@ class MaskHead(nn.Module):
             return self.mask_logits(hidden)
 
     def losses(self, look: MaskLook, samples: RoISamples, masks: Masks) -> dict[str, Tensor]:
-        """`loss_mask`: binary cross-entropy on the map of the true class alone, its mean over the positive RoIs.
+        """`loss_mask`: binary cross-entropy on the map of the true class alone, its mean over the positive ones of the
+        RoIs [B, S].
 
         RoIs whose object has no mask do not count.
         """

@@ -303,7 +303,7 @@ class RPN(nn.Module):
     def losses(
         self, output: RPNOutput, images: ImageBatch, truth: GroundTruth, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
-        """Equation 1 over sampled anchors: `loss_rpn_cls` and `loss_rpn_box`, scalars averaged over the B images."""
+        """Equation 1 over sampled anchors [B, S]: `loss_rpn_cls` and `loss_rpn_box`, means over the B images."""
         options = self.options
         anchors = torch.cat(output.anchors)  # [A, 4]
         eligible = output.eligible

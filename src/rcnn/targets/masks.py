@@ -53,7 +53,8 @@ def cut(masks: Masks, boxes: Tensor, matched: Tensor, size: int) -> Tensor:
 
 def cut_aligned(masks: Masks, boxes: Tensor, matched: Tensor, size: int) -> Tensor:
     """What RoIAlign, without half-pixel shift and with a sample a pixel, reads of each RoI's mask once that is resized
-    to the image in the network by its nearest pixels: torchvision's targets. The arguments and result are `cut`'s.
+    to the image in the network by its nearest pixels: torchvision's targets. The arguments and the result
+    [B, P, size, size] are `cut`'s.
 
     Each mask is drawn as far as its RoI reaches, one after the other, which takes longer than `cut`.
     """

@@ -96,7 +96,9 @@ def by_level(levels: Tensor, maps: int, tops: np.ndarray) -> Iterator[tuple[int,
 
 
 def downwards(members: np.ndarray, proposals: int, tops: np.ndarray) -> np.ndarray:
-    """RoIs by image, and from its top to its bottom by their `tops` [R]: neighbours find their pixels cached."""
+    """Some of the RoIs [B, N], by image and from its top to its bottom, by their `tops` [B·N]: neighbours find their
+    pixels cached.
+    """
     return members[np.lexsort((tops[members], members // proposals))]
 
 
