@@ -72,6 +72,19 @@ def test_two_tasks_run_at_once(two_threads):
     threads.run([(meeting.wait, 30), (meeting.wait, 30)])
 
 
+@pytest.mark.parametrize("operators", [False, True])
+def test_a_task_may_share_out_work_of_its_own(two_threads, operators):
+    found: list[tuple[int, int]] = []
+
+    def share(outer: int) -> None:
+        assert threads.threads() == 1 or (operators and threads._team() is None)
+        threads.run([(found.append, (outer, inner)) for inner in range(3)])
+
+    threads.run([(share, outer) for outer in range(5)], operators=operators)
+    assert sorted(found) == [(outer, inner) for outer in range(5) for inner in range(3)]
+    assert threads.threads() == 2
+
+
 @pytest.mark.parametrize("kind", [ValueError, IndexError, KeyboardInterrupt])
 def test_what_a_task_raises_reaches_the_caller_and_the_next_call_works(two_threads, kind):
     def fail() -> None:

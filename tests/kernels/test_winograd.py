@@ -47,6 +47,23 @@ def test_any_map_is_convolved(form, batch, height, width, channels, outputs, at_
     np.testing.assert_allclose(found, expected, atol=2e-5 * max(1.0, np.abs(expected).max()))
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("height", [1, 9, 30])
+def test_groups_of_tiles_over_threads_make_one_map(monkeypatch, threads, height):
+    monkeypatch.setattr(winograd, "TILES", 5)
+    monkeypatch.setattr(winograd, "FEWEST", 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(shape, generator=generator) for shape in ((2, 6, height, 11), (4, 6, 3, 3)))
+    bias = torch.randn(4, generator=generator)
+    placed = kernels.winograd_weights(weight).transpose(1, 2).requires_grad_()
+    found = kernels.winograd_convolve(x, lambda patches: torch.bmm(patches, placed), bias)
+    torch.set_num_threads(before)
+    assert not found.requires_grad
+    torch.testing.assert_close(found, F.conv2d(x, weight, bias, padding=1), atol=1e-4, rtol=0)
+
+
 def test_the_error_of_256_channels_is_below_3e_6_of_the_largest_output():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((1, 24, 24, 256), np.float32)

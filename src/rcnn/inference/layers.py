@@ -65,7 +65,9 @@ class Packed:
     def __call__(self, *shape: int) -> Tensor:
         """The weight for inputs of a shape."""
         if shape not in self._of_shape:
-            plain = next(iter(self._orders.values())).to_dense() if self._plain is None else self._plain
+            plain = self._plain  # another thread may be here too, and drop it
+            if plain is None:
+                plain = next(iter(self._orders.values())).to_dense()
             packed = self._pack(plain, [*shape])
             order = torch.ops.mkldnn._get_mkldnn_serialized_md(packed).numpy().tobytes()
             self._of_shape[shape] = self._orders.setdefault(order, packed)

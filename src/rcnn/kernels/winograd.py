@@ -8,7 +8,8 @@ Letters: B images, C channels in, K out, H W height and width, T = B · ⌈H/4�
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -49,8 +50,8 @@ PRODUCTS = (
 )
 
 
-# So many tiles at once: their patches and products stay in the last cache.
-TILES = 256
+# So many tiles at once at most: their patches and products stay in the last cache. Fewer are not worth cutting in two.
+TILES, FEWEST = 192, 64
 
 
 def winograd_weights(weight: Tensor) -> Tensor:
@@ -75,11 +76,16 @@ def winograd_convolve(
     """
     pixels = x.permute(0, 2, 3, 1).contiguous()  # [B, H, W, C]
     y = torch.empty(*pixels.shape[:3], len(bias))
-    for first, count in _groups(pixels):
+    form = array_form()
+
+    @torch.no_grad()  # which another thread does not know of
+    def convolve(first: int, count: int) -> None:
         patches = torch.empty(PATCH * PATCH, count, pixels.shape[3])
-        array_form().winograd_patches(pixels.numpy(), first, patches.numpy())
+        form.winograd_patches(pixels.numpy(), first, patches.numpy())
         products = multiply(patches).numpy()
-        array_form().winograd_tiles(products, bias.numpy(), first, y.numpy(), rectified)
+        form.winograd_tiles(products, bias.numpy(), first, y.numpy(), rectified)
+
+    form.run([(convolve, *group) for group in _groups(pixels, torch.get_num_threads())], operators=True)
     return y.permute(0, 3, 1, 2)
 
 
@@ -102,8 +108,9 @@ def _weights_matrix() -> Tensor:
     return torch.kron(g, g)
 
 
-def _groups(pixels: Tensor) -> Iterator[tuple[int, int]]:
-    """The first tile and the number of tiles of each group of a map [B, H, W, ·]."""
+def _groups(pixels: Tensor, threads: int = 1) -> list[tuple[int, int]]:
+    """The first tile and the number of tiles of each group of a map [B, H, W, ·], as many groups for each thread."""
     tiles = pixels.shape[0] * -(-pixels.shape[1] // TILE) * -(-pixels.shape[2] // TILE)
-    for first in range(0, tiles, TILES):
-        yield first, min(TILES, tiles - first)
+    groups = max(1, min(-(-tiles // (TILES * threads)) * threads, tiles // FEWEST))
+    edges = [tiles * group // groups for group in range(groups + 1)]
+    return [(first, last - first) for first, last in itertools.pairwise(edges)]

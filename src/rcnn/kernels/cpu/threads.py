@@ -12,6 +12,7 @@ import ctypes
 import functools
 import itertools
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ _Body = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
 _forked = False
+_own = threading.local()
 
 
 def kernel(*, fastmath: bool | set[str] = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -46,33 +48,44 @@ def kernel(*, fastmath: bool | set[str] = False) -> Callable[[Callable[..., Any]
 
 
 def threads() -> int:
-    """How many threads share a kernel's work: as many as torch uses, which is one in data loader workers."""
-    return torch.get_num_threads()
+    """How many threads share a kernel's work: as many as torch uses (one in data loader workers); in a task one."""
+    return 1 if getattr(_own, "task", False) else torch.get_num_threads()
 
 
-def run(tasks: Sequence[Task]) -> None:
+def run(tasks: Sequence[Task], *, operators: bool = False) -> None:
     """Calls each task, a kernel followed by its arguments, over the threads; returns when all are done.
+
+    A task may call `run`, which then does everything on the task's thread.
+
+    Args:
+        tasks: what to call.
+        operators: whether tasks call torch's operators. In a thread of torch's team these take that thread only; in
+            any other they take all, so that without a team the tasks run one after the other.
 
     Raises:
         BaseException: what the first failing task raised; tasks not yet begun are dropped.
     """
+    team = None if _forked else _team()
+    if threads() == 1 or len(tasks) < 2 or (operators and team is None):
+        for function, *arguments in tasks:
+            function(*arguments)
+        return
     todo, failures = deque(tasks), list[BaseException]()
 
     def work(_: object = None) -> None:
+        _own.task = True
         while not failures:
             try:
                 function, *arguments = todo.popleft()
             except IndexError:
-                return
+                break
             try:
                 function(*arguments)
             except BaseException as failure:  # an OpenMP thread has nobody to raise to
                 failures.append(failure)
+        _own.task = False
 
-    team = None if _forked else _team()
-    if threads() == 1 or len(tasks) < 2:
-        work()
-    elif team is not None:
+    if team is not None:
         team(_Body(work), None, threads(), 0)
     else:
         for future in [_executor().submit(work) for _ in range(threads())]:

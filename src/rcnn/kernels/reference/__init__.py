@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 
-def run(tasks: Sequence[tuple[Any, ...]]) -> None:
-    """Calls each task, a function followed by its arguments, one after the other."""
+def run(tasks: Sequence[tuple[Any, ...]], *, operators: bool = False) -> None:
+    """Calls each task, a function followed by its arguments, one after the other, whether it calls torch or not."""
     for function, *arguments in tasks:
         function(*arguments)
