@@ -28,12 +28,13 @@ class WinogradConv2d(nn.Module):
         """[B, C, H, W] to [B, K, H, W]."""
         return kernels.winograd_convolve(x.float(), self._multiply, self.bias, rectified=self.rectified)
 
-    def _multiply(self, patches: Tensor) -> Tensor:
-        """Patches [36, t, C] to products [36, t, K]."""
-        products = torch.empty(*patches.shape[:2], len(self.bias))
-        for one, weight, into in zip(patches, self.weights, products, strict=True):
-            into.copy_(torch.ops.mkldnn._linear_pointwise(one, weight(*one.shape), None, "none", [], None))
-        return products
+    def _multiply(self, patches: Tensor) -> list[Tensor]:
+        """Patches [36, t, C] to 36 products [t, K]."""
+        product = torch.ops.mkldnn._linear_pointwise
+        return [
+            product(one, weight(*one.shape), None, "none", [], None)
+            for one, weight in zip(patches, self.weights, strict=True)
+        ]
 
 
 def suits(conv: Convolution) -> bool:

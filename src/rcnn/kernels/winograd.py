@@ -9,7 +9,7 @@ Letters: B images, C channels in, K out, H W height and width, T = B · ⌈H/4�
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -61,13 +61,13 @@ def winograd_weights(weight: Tensor) -> Tensor:
 
 
 def winograd_convolve(
-    x: Tensor, multiply: Callable[[Tensor], Tensor], bias: Tensor, *, rectified: bool = False
+    x: Tensor, multiply: Callable[[Tensor], Iterable[Tensor]], bias: Tensor, *, rectified: bool = False
 ) -> Tensor:
     """The convolution of a map with padding 1.
 
     Args:
         x: [B, C, H, W] float32 on the CPU, read fastest where channels-last.
-        multiply: patches [36, t, C] of some tiles to products [36, t, K] with `winograd_weights`.
+        multiply: patches [36, t, C] of some tiles to the 36 products [t, K] with `winograd_weights`.
         bias: [K], is added.
         rectified: whether negative outputs become zero.
 
@@ -82,7 +82,7 @@ def winograd_convolve(
     def convolve(first: int, count: int) -> None:
         patches = torch.empty(PATCH * PATCH, count, pixels.shape[3])
         form.winograd_patches(pixels.numpy(), first, patches.numpy())
-        products = multiply(patches).numpy()
+        products = [product.numpy() for product in multiply(patches)]
         form.winograd_tiles(products, bias.numpy(), first, y.numpy(), rectified)
 
     form.run([(convolve, *group) for group in _groups(pixels, torch.get_num_threads())], operators=True)

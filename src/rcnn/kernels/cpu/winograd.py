@@ -6,6 +6,8 @@ cache, for it is done for few channels at a time. Letters: C channels in, K out,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from rcnn.kernels.cpu.threads import kernel, run, spans
@@ -20,10 +22,12 @@ def winograd_patches(x: np.ndarray, first: int, patches: np.ndarray) -> None:
     run([(_patches, x, first, patches, start, end) for start, end in spans(patches.shape[1], least=8)])
 
 
-def winograd_tiles(products: np.ndarray, bias: np.ndarray, first: int, y: np.ndarray, rectified: bool) -> None:
-    """Outputs y [B, H, W, K] of products [36, t, K], as of the reference; threads share out the tiles."""
-    floor = np.float32(0 if rectified else -np.inf)
-    run([(_tiles, products, bias, first, y, floor, start, end) for start, end in spans(products.shape[1], least=8)])
+def winograd_tiles(
+    products: Sequence[np.ndarray], bias: np.ndarray, first: int, y: np.ndarray, rectified: bool
+) -> None:
+    """Outputs y [B, H, W, K] of 36 products [t, K], as of the reference; threads share out the tiles."""
+    floor, places = np.float32(0 if rectified else -np.inf), tuple(products)
+    run([(_tiles, places, bias, first, y, floor, start, end) for start, end in spans(len(places[0]), least=8)])
 
 
 def winograd_spread(gradient: np.ndarray, first: int, spread: np.ndarray) -> None:
@@ -85,7 +89,7 @@ def _patch_line(
 
 @kernel(fastmath={"contract"})
 def _tiles(
-    products: np.ndarray, bias: np.ndarray, first: int, y: np.ndarray, floor: float, start: int, end: int
+    products: tuple[np.ndarray, ...], bias: np.ndarray, first: int, y: np.ndarray, floor: float, start: int, end: int
 ) -> None:
     height, width, channels = y.shape[1:]
     rows, columns = (height + TILE - 1) // TILE, (width + TILE - 1) // TILE
@@ -97,8 +101,9 @@ def _tiles(
         for low in range(0, channels, WIDTH):
             some = min(WIDTH, channels - low)
             for j in range(PATCH):
-                p = products[j::PATCH, slot, low:]
-                _tile_line(p[0], p[1], p[2], p[3], p[4], p[5], between[:, j], some)
+                p0, p1, p2 = products[j][slot], products[PATCH + j][slot], products[2 * PATCH + j][slot]
+                p3, p4, p5 = products[3 * PATCH + j][slot], products[4 * PATCH + j][slot], products[5 * PATCH + j][slot]
+                _tile_line(p0[low:], p1[low:], p2[low:], p3[low:], p4[low:], p5[low:], between[:, j], some)
             for i in range(min(TILE, height - top)):
                 b = between[i]
                 _tile_line(b[0], b[1], b[2], b[3], b[4], b[5], line, some)

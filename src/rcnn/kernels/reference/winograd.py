@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from rcnn.kernels.winograd import PATCH, PATCHES, PRODUCTS, TILE
@@ -28,14 +30,16 @@ def winograd_patches(x: np.ndarray, first: int, patches: np.ndarray) -> None:
         patches[:, slot] = np.einsum("ai,ijc,bj->abc", matrix, patch, matrix).reshape(PATCH * PATCH, -1)
 
 
-def winograd_tiles(products: np.ndarray, bias: np.ndarray, first: int, y: np.ndarray, rectified: bool) -> None:
-    """Transforms products float32 [36, t, K] back to the outputs of t tiles from `first` on, and adds the bias [K].
+def winograd_tiles(
+    products: Sequence[np.ndarray], bias: np.ndarray, first: int, y: np.ndarray, rectified: bool
+) -> None:
+    """Transforms 36 products float32 [t, K] back to the outputs of t tiles from `first` on, and adds the bias [K].
 
     They are written into the map `y`, float32 [B, H, W, K]; where `rectified`, negative ones become zero.
     """
     matrix = np.array(PRODUCTS, np.float32)
-    for slot, (image, top, left) in enumerate(places(first, products.shape[1], y.shape)):
-        placed = products[:, slot].reshape(PATCH, PATCH, -1)
+    for slot, (image, top, left) in enumerate(places(first, len(products[0]), y.shape)):
+        placed = np.stack([product[slot] for product in products]).reshape(PATCH, PATCH, -1)
         tile = np.einsum("ai,ijk,bj->abk", matrix, placed, matrix) + bias
         inside = y[image, top : top + TILE, left : left + TILE]
         inside[:] = (np.maximum(tile, 0) if rectified else tile)[: inside.shape[0], : inside.shape[1]]
