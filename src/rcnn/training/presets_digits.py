@@ -47,7 +47,7 @@ RECIPES: list[tuple[str, list[dict[str, Any]]]] = [
     ("rfcn/*", [BATCH_NORM, LARGER, ONE_MAP, FEW, {"train": {"epochs": 26.0}}]),
     ("rcnn/*", [REGIONS, BATCH_NORM, {"model": {"warp": {"size": 64}}, "train": {"epochs": 6.0, "lr": 0.02}}]),
     ("sppnet/*", [REGIONS, BATCH_NORM, LARGEST, CROPS, SLOW]),
-    ("fcn-*", [BATCH_NORM, LARGER, {"augment": {"scale": [0.75, 1.33]}, "train": {"epochs": 16.0, "lr": 0.1}}]),
+    ("fcn-*", [BATCH_NORM, LARGER, {"augment": {"scale": [0.75, 1.33]}, "train": {"epochs": 18.0, "lr": 0.2}}]),
 ]
 
 
