@@ -52,6 +52,7 @@ def test_any_map_is_convolved(form, batch, height, width, channels, outputs, at_
 def test_groups_of_tiles_over_threads_make_one_map(monkeypatch, threads, height):
     monkeypatch.setattr(winograd, "TILES", 5)
     monkeypatch.setattr(winograd, "FEWEST", 2)
+    monkeypatch.setattr(winograd, "STEP", 3)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     generator = torch.Generator().manual_seed(0)

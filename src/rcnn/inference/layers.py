@@ -57,7 +57,7 @@ class Packed:
     """
 
     def __init__(self, weight: Tensor, pack: Callable[[Tensor, list[int]], Tensor]) -> None:
-        self._plain: Tensor | None = weight
+        self._weight = weight  # plain, until there is one in an order of oneDNN's
         self._pack = pack
         self._orders: dict[bytes, Tensor] = {}
         self._of_shape: dict[tuple[int, ...], Tensor] = {}
@@ -65,13 +65,10 @@ class Packed:
     def __call__(self, *shape: int) -> Tensor:
         """The weight for inputs of a shape."""
         if shape not in self._of_shape:
-            plain = self._plain  # another thread may be here too, and drop it
-            if plain is None:
-                plain = next(iter(self._orders.values())).to_dense()
-            packed = self._pack(plain, [*shape])
+            weight = self._weight  # once, for another thread may be here too
+            packed = self._pack(weight.to_dense() if weight.is_mkldnn else weight, [*shape])
             order = torch.ops.mkldnn._get_mkldnn_serialized_md(packed).numpy().tobytes()
-            self._of_shape[shape] = self._orders.setdefault(order, packed)
-            self._plain = None
+            self._of_shape[shape] = self._weight = self._orders.setdefault(order, packed)
         return self._of_shape[shape]
 
 

@@ -51,7 +51,7 @@ PRODUCTS = (
 
 
 # So many tiles at once at most: their patches and products stay in the last cache. Fewer are not worth cutting in two.
-TILES, FEWEST = 192, 64
+TILES, FEWEST, STEP = 192, 64, 16
 
 
 def winograd_weights(weight: Tensor) -> Tensor:
@@ -109,8 +109,11 @@ def _weights_matrix() -> Tensor:
 
 
 def _groups(pixels: Tensor, threads: int = 1) -> list[tuple[int, int]]:
-    """The first tile and the number of tiles of each group of a map [B, H, W, ·], as many groups for each thread."""
+    """The first tile and the number of tiles of each group of a map [B, H, W, ·], as many groups for each thread.
+
+    All numbers but the last are multiples of `STEP`: weights are packed anew for each number that has not come yet.
+    """
     tiles = pixels.shape[0] * -(-pixels.shape[1] // TILE) * -(-pixels.shape[2] // TILE)
     groups = max(1, min(-(-tiles // (TILES * threads)) * threads, tiles // FEWEST))
-    edges = [tiles * group // groups for group in range(groups + 1)]
+    edges = [*sorted({tiles * group // groups // STEP * STEP for group in range(groups)}), tiles]
     return [(first, last - first) for first, last in itertools.pairwise(edges)]

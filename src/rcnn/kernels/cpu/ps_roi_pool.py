@@ -28,7 +28,7 @@ def ps_roi_pool(
     maps = pixels_first(feature)
     outputs = feature.shape[1] // (size * size)
     pooled = torch.empty((valid.numel(), size * size, outputs), dtype=computing(feature.dtype))
-    corners, members = boxes.reshape(-1, 4).contiguous().numpy(), pooling(boxes, valid)
+    corners, members = boxes.reshape(-1, 4).contiguous().numpy(), to_pool(boxes, valid)
     if len(members) < len(pooled):
         pooled.view(*valid.shape, -1)[~valid] = 0
     tasks = []
@@ -47,7 +47,7 @@ def ps_roi_pool_backward(
     images, proposals, bins, outputs = grad.shape
     total = torch.zeros((images, height, width, bins * outputs), dtype=computing(grad.dtype))
     given = grad.to(total.dtype).contiguous().view(-1, bins, outputs).numpy()
-    corners, members = boxes.reshape(-1, 4).contiguous().numpy(), pooling(boxes, valid)
+    corners, members = boxes.reshape(-1, 4).contiguous().numpy(), to_pool(boxes, valid)
     parts = max(1, min(-(-threads() // images), bins))
     tasks = []
     for image in range(images):
@@ -60,7 +60,7 @@ def ps_roi_pool_backward(
     return total.permute(0, 3, 1, 2).to(grad.dtype)
 
 
-def pooling(boxes: Tensor, valid: Tensor) -> np.ndarray:
+def to_pool(boxes: Tensor, valid: Tensor) -> np.ndarray:
     """The numbers of the RoIs to pool, of boxes [B, N, 4], in the order in which they are."""
     return downwards(np.flatnonzero(valid.numpy()), valid.shape[1], boxes[..., 1].reshape(-1).numpy())
 
