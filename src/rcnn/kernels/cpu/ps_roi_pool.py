@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rcnn.kernels.cpu.prefetch import prefetch
 from rcnn.kernels.cpu.roi_align import _add_scaled, _axis_taps, _room, computing, downwards, pixels_first
 from rcnn.kernels.cpu.roi_pool import _round
 from rcnn.kernels.cpu.threads import kernel, run, spans, threads
+from rcnn.kernels.cpu.vectors import prefetch, weighted_sum
 
 ALIGN, CAFFE, TORCHVISION = 0, 1, 2
 RULES = {"align": ALIGN, "caffe": CAFFE, "torchvision": TORCHVISION}
@@ -82,26 +82,31 @@ def _forward(
     ratio = sampling_ratio if rule == ALIGN else 0
     rows, row_weights, row_taps = _room(size, ratio, height)
     columns, column_weights, column_taps = _room(size, ratio, width)
+    most = rows.shape[1] * columns.shape[1]
+    starts, weights = np.empty((2, most), np.int64), np.empty((2, most), feature.dtype)  # of this bin and the next one
+    taps = np.zeros(2, np.int64)
+    values, sums = feature.reshape(-1), pooled.reshape(-1)
     for k in range(len(members)):
         x1, y1, x2, y2 = boxes[members[k]]
         _bin_taps(y1, y2, scale, height, rule, ratio, rows, row_weights, row_taps)
         _bin_taps(x1, x2, scale, width, rule, ratio, columns, column_weights, column_taps)
         # Each turn asks for the memory of the next bin, then adds up its own.
         for bin in range(-1, bins):
+            after = (bin + 1) % 2
             if bin + 1 < bins:
-                p, q = (bin + 1) // size, (bin + 1) % size
+                p, q, count = (bin + 1) // size, (bin + 1) % size, 0
                 for i in range(row_taps[p]):
+                    line = (images[k] * height + rows[p, i]) * width
                     for j in range(column_taps[q]):
-                        pixel = (images[k] * height + rows[p, i]) * width + columns[q, j]
-                        prefetch(feature, pixel * channels + (bin + 1) * outputs, outputs)
+                        starts[after, count] = (line + columns[q, j]) * channels + (bin + 1) * outputs
+                        weights[after, count] = row_weights[p, i] * column_weights[q, j]
+                        prefetch(values, starts[after, count], outputs)
+                        count += 1
+                taps[after] = count
             if bin >= 0:
-                p, q = bin // size, bin % size
-                total, first = pooled[members[k], bin], bin * outputs
-                total[:] = 0
-                for i in range(row_taps[p]):
-                    for j in range(column_taps[q]):
-                        values = feature[images[k], rows[p, i], columns[q, j], first : first + outputs]
-                        _add_scaled(row_weights[p, i] * column_weights[q, j], values, total)
+                now = bin % 2
+                first = (members[k] * bins + bin) * outputs
+                weighted_sum(values, starts[now], weights[now], taps[now], outputs, sums, first)
 
 
 @kernel()
