@@ -12,12 +12,23 @@ SHARED = Path(__file__).parents[3] / "shared"
 PHOTOS, WEIGHTS = SHARED / "data" / "coco128_train", SHARED / "weights" / "mobilenet_v2_tfptq_tv.pth"
 
 
-@pytest.fixture
-def eight(tmp_path):
+PLAIN = {
+    "augment.scale": [1.0, 1.0],
+    "augment.photometric": 0.0,
+    "augment.iou_crop": 0.0,
+    "augment.zoom_out": 0.0,
+    "model.box.samples": 128,
+    "model.backbone.levels": [4, 8, 16, 32, 64],
+    "train.eval_every": 0,
+    "train.lr": 0.02,
+}
+
+
+def eight_photos(tmp_path, annotations):
     """The first 8 photos with objects of coco128, as a COCO folder whose train and val are the same."""
     if not (PHOTOS.is_dir() and WEIGHTS.is_file()):
         pytest.skip("coco128_train and the pretrained MobileNetV2 are not beside the repository")
-    content = json.loads((PHOTOS / "annotations" / "boxes.json").read_text())
+    content = json.loads((PHOTOS / "annotations" / annotations).read_text())
     wanted = {a["image_id"] for a in content["annotations"]}
     images = [image for image in content["images"] if image["id"] in wanted][:8]
     ids = {image["id"] for image in images}
@@ -36,7 +47,8 @@ def eight(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_eight_photos_are_learnt_by_heart(eight, tmp_path):
+def test_eight_photos_are_learnt_by_heart(tmp_path):
+    eight = eight_photos(tmp_path, "boxes.json")
     result = rcnn.train(
         "faster-rcnn/mobilenetv2-fpn",
         eight,
@@ -46,16 +58,26 @@ def test_eight_photos_are_learnt_by_heart(eight, tmp_path):
         batch_size=4,
         image_size=(480, 640),
         precision="bf16",
-        settings={
-            "augment.scale": [1.0, 1.0],
-            "augment.photometric": 0.0,
-            "augment.iou_crop": 0.0,
-            "augment.zoom_out": 0.0,
-            "model.box.samples": 128,
-            "model.backbone.levels": [4, 8, 16, 32, 64],
-            "train.eval_every": 0,
-            "train.lr": 0.02,
-        },
+        settings=PLAIN,
     )
     figures = rcnn.evaluate(result.last, eight, split="train")
     assert figures.AP50 >= 0.95, figures.summary()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2700)
+def test_eight_photos_are_learnt_by_heart_with_their_masks(tmp_path):
+    eight = eight_photos(tmp_path, "instances_from_panoptic.json")
+    result = rcnn.train(
+        "mask-rcnn/mobilenetv2-fpn",
+        eight,
+        out=tmp_path / "run",
+        weights=WEIGHTS,
+        steps=500,
+        batch_size=4,
+        image_size=(480, 640),
+        precision="bf16",
+        settings=PLAIN,
+    )
+    figures = rcnn.evaluate(result.last, eight, split="train")
+    assert (figures.mask or {})["AP50"] >= 0.90, figures.summary()

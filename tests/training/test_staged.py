@@ -43,6 +43,8 @@ def test_a_random_start_learns_the_classes_first(scheme):
     assert (first.name, first.parts, first.steps, first.evaluated) == ("pretrain", ("pretrain",), 10, False)
     assert first.trains == ("backbone.*", "head.levels.32.*"), "finer levels begin at zero after it"
     assert rest == make(budget)
+    slower, *_ = make(replace(budget, random_start=True, plan=SchemeSettings(pretrain=0.3)))
+    assert slower.lr == pytest.approx(0.03)
 
 
 def test_classic_has_the_papers_numbers():

@@ -25,7 +25,12 @@ from rcnn.training.proposing import find_regions, propose
 from rcnn.training.stages import FIRST, Learn, Stage, Work
 
 # Which scheme a setting of the plan is for.
-HEEDED = {**dict.fromkeys(("rounds", "interval", "freeze_last"), "alternating"), "handover": "four-step"}
+HEEDED = {
+    "pretrain": ("at-once", "staged", "svm"),
+    "gamma": ("at-once", "staged"),
+    **dict.fromkeys(("rounds", "interval", "freeze_last"), ("alternating",)),
+    "handover": ("four-step",),
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class SchemeSettings:
     """What the schemes of several rounds leave open.
 
     Attributes:
+        pretrain: what the learning rate is multiplied by in the stage `pretrain` of a random start.
         gamma: of "staged", what the learning rate is multiplied by from each stage to the next.
         rounds: of "alternating".
         interval: of "alternating": "round" trains one network to its end, then the other; "batch" updates first one,
@@ -44,6 +50,7 @@ class SchemeSettings:
             so that these start anew (py-faster-rcnn).
     """
 
+    pretrain: float = 1.0
     gamma: float = 1.0
     rounds: int = 2
     interval: Literal["round", "batch"] = "round"
@@ -51,17 +58,19 @@ class SchemeSettings:
     handover: Literal["detector", "rpn"] = "detector"
 
     def __post_init__(self) -> None:
-        if not 0 < self.gamma < float("inf"):
-            raise UserError(f"train.plan.gamma = {self.gamma}: expected more than 0")
+        for name in ("pretrain", "gamma"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise UserError(f"train.plan.{name} = {getattr(self, name)}: expected more than 0")
         if self.rounds < 1:
             raise UserError(f"train.plan.rounds = {self.rounds}: expected 1 or more")
 
     def check(self, scheme: str) -> None:
-        """Refuses what was asked for of Faster R-CNN's stages and `scheme` would not heed."""
+        """Refuses what was asked for of the stages and `scheme` would not heed."""
         for setting in fields(self):
-            value, heeds = getattr(self, setting.name), HEEDED.get(setting.name, scheme)
-            if value != setting.default and scheme != heeds:
-                raise UserError(f"train.plan.{setting.name} = {value!r} is for the scheme '{heeds}', not '{scheme}'")
+            value, heed = getattr(self, setting.name), HEEDED[setting.name]
+            if value != setting.default and scheme not in heed:
+                those = " or ".join(f"'{name}'" for name in heed)
+                raise UserError(f"train.plan.{setting.name} = {value!r} is for the scheme {those}, not '{scheme}'")
 
     @property
     def apart(self) -> bool:
@@ -77,7 +86,7 @@ class Budget:
         steps: optimiser steps of each stage that learns.
         lr: learning rate, scaled to the batch.
         random_start: whether the backbone's first weights are random.
-        plan: how the stages of "alternating" and "four-step" follow one another.
+        plan: how the stages follow one another.
     """
 
     steps: int
@@ -222,9 +231,13 @@ def _classifier(budget: Budget) -> list[Stage]:
     """What a random start needs in the place of ImageNet: objects' pixels are told apart first, of which the loss over
     all pixels, nearly all of them background, says little.
     """
-    patterns = ("backbone.*", "head.levels.32.*")
     learn = Learn(
-        name="pretrain", trains=patterns, steps=budget.steps, lr=budget.lr, parts=("pretrain",), evaluated=False
+        name="pretrain",
+        trains=("backbone.*", "head.levels.32.*"),
+        steps=budget.steps,
+        lr=budget.lr * budget.plan.pretrain,
+        parts=("pretrain",),
+        evaluated=False,
     )
     return [learn] if budget.random_start else []
 
@@ -238,9 +251,11 @@ def three_stages(budget: Budget, *, finetune: Callable[..., Learn]) -> list[Stag
     pretrain = Learn(
         name="pretrain",
         trains=("*",),
+        steps=budget.steps,
+        lr=budget.lr * budget.plan.pretrain,
         parts=("pretrain",),
         loader=partial(crops.crop_loader, sampling="truth"),
-        **learn,
+        evaluated=False,
     )
     return [PROPOSE, *([pretrain] if budget.random_start else []), finetune(**learn), FEATURES, SVM, BOXES]
 
