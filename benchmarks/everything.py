@@ -1,7 +1,7 @@
 """All benchmarks that need no training, one after the other: `make bench`, or `python benchmarks/everything.py [FILE]`.
 
 Each runs in a process of its own and prints its table, with absolute figures of both sides and their ratio; what was
-printed is also kept in FILE (bench.txt), below the processor, the versions and the date. Half an hour on two cores;
+printed is also kept in FILE (bench.txt), below the processor, the versions and the date. Forty minutes on two cores;
 whatever else runs meanwhile takes from both sides, but not evenly.
 """
 
@@ -18,6 +18,9 @@ SCRIPTS = {
     "Kernels against torchvision's operators": "kernels",
     "Predictions against torchvision's detectors": "inference",
     "Training steps against torchvision's": "training",
+    "How the cost of a training step grows": "growth",
+    "Decoded and augmented images a second": "loading",
+    "COCO's figures against pycocotools": "evaluation",
     "Selective Search against OpenCV contrib's": "selective_search",
     "All classes' SVMs against scikit-learn's": "svm",
     "Fully connected layers, whole and as truncated SVD": "low_rank",

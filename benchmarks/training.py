@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,30 +25,41 @@ from rcnn.process import tune_process
 
 SIDES = ("torchvision", "torchvision+allocator", "ours", "ours-bf16")
 BACKBONES = ("resnet18-fpn", "mobilenetv3-fpn")
-SIDE, BATCH, OBJECTS, CLASSES, STEPS, WARM_UP = 512, 2, 8, 90, 6, 2
+BATCH, STEPS, WARM_UP = 2, 6, 2
 
 
-def scene() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+@dataclass(frozen=True)
+class Load:
+    """What a step has to do: square images of `side` pixels with `objects` each, K classes, `regions` of an image."""
+
+    side: int = 512
+    objects: int = 8
+    classes: int = 90
+    regions: int = 512
+
+
+def scene(load: Load) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Pixels uint8 [B, 3, H, W], boxes [B, G, 4] and labels [B, G]."""
     torch.manual_seed(0)
-    sides = 24 + 200 * torch.rand(BATCH, OBJECTS, 2)
-    corner = torch.rand(BATCH, OBJECTS, 2) * (SIDE - sides)
-    coarse = torch.rand(BATCH, 3, SIDE // 16, SIDE // 16) * 255
-    pixels = torch.nn.functional.interpolate(coarse, size=(SIDE, SIDE), mode="bicubic").clamp(0, 255).to(torch.uint8)
-    return pixels, torch.cat((corner, corner + sides), 2), torch.randint(CLASSES, (BATCH, OBJECTS))
+    side, objects = load.side, load.objects
+    sides = 24 + (0.4 * side - 4.8) * torch.rand(BATCH, objects, 2)
+    corner = torch.rand(BATCH, objects, 2) * (side - sides)
+    coarse = torch.rand(BATCH, 3, side // 16, side // 16) * 255
+    pixels = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").clamp(0, 255).to(torch.uint8)
+    return pixels, torch.cat((corner, corner + sides), 2), torch.randint(load.classes, (BATCH, objects))
 
 
-def theirs(backbone: str) -> Callable[[], None]:
+def theirs(backbone: str, load: Load) -> Callable[[], None]:
     """A training step of torchvision's detector."""
-    size = {"min_size": SIDE, "max_size": SIDE}
+    size = {"min_size": load.side, "max_size": load.side, "box_batch_size_per_image": load.regions}
     if backbone == "resnet18-fpn":
         body = resnet_fpn_backbone(backbone_name="resnet18", weights=None, trainable_layers=3)
-        model = FasterRCNN(body, CLASSES + 1, **size)
+        model = FasterRCNN(body, load.classes + 1, **size)
     else:
         model = fasterrcnn_mobilenet_v3_large_fpn(
-            weights=None, weights_backbone=None, num_classes=CLASSES + 1, trainable_backbone_layers=3, **size
+            weights=None, weights_backbone=None, num_classes=load.classes + 1, trainable_backbone_layers=3, **size
         )
-    pixels, boxes, labels = scene()
+    pixels, boxes, labels = scene(load)
     images = [one / 255 for one in pixels]
     targets = [{"boxes": b, "labels": label + 1} for b, label in zip(boxes, labels, strict=True)]
     optimiser = torch.optim.SGD([p for p in model.train().parameters() if p.requires_grad], lr=1e-4, momentum=0.9)
@@ -61,7 +73,7 @@ def theirs(backbone: str) -> Callable[[], None]:
     return step
 
 
-def ours(backbone: str, precision: str) -> Callable[[], None]:
+def ours(backbone: str, precision: str, load: Load) -> Callable[[], None]:
     """A training step of ours, with the settings that torchvision's detector has."""
     import rcnn
     from rcnn.structures import Batch, GroundTruth, ImageBatch
@@ -69,17 +81,17 @@ def ours(backbone: str, precision: str) -> Callable[[], None]:
     mobile = {"levels": "torchvision"} if backbone == "mobilenetv3-fpn" else {}
     anchors = {"sizes": [[32.0, 64.0, 128.0, 256.0, 512.0]]} if mobile else {}
     settings = {
-        "image_size": [SIDE, SIDE],
+        "image_size": [load.side, load.side],
         "backbone": {"norm": "frozen", "frozen_stages": 3 if mobile else 2, **mobile},
         "anchors": anchors,
-        "box": {"samples": 512},
+        "box": {"samples": load.regions},
     }
-    model = rcnn.create(f"faster-rcnn/{backbone}", [str(k) for k in range(CLASSES)], settings=settings).train()
+    model = rcnn.create(f"faster-rcnn/{backbone}", [str(k) for k in range(load.classes)], settings=settings).train()
     model.precision = precision  # type: ignore[assignment]
-    pixels, boxes, labels = scene()
-    flags = torch.zeros(BATCH, OBJECTS, dtype=torch.bool)
+    pixels, boxes, labels = scene(load)
+    flags = torch.zeros(BATCH, load.objects, dtype=torch.bool)
     truth = GroundTruth(boxes, labels, flags)
-    batch = Batch(ImageBatch(pixels, torch.full((BATCH, 2), float(SIDE))), truth, ("a", "b"))
+    batch = Batch(ImageBatch(pixels, torch.full((BATCH, 2), float(load.side))), truth, ("a", "b"))
     optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4, momentum=0.9)
 
     def step() -> None:
@@ -99,11 +111,14 @@ def memory(field: str) -> float:
     return int(next(line for line in status.splitlines() if line.startswith(field)).split()[1]) / 1024
 
 
-def measure(side: str, backbone: str) -> None:
+def measure(side: str, backbone: str, load: Load = Load()) -> None:
     """Prints the milliseconds of each step after the first ones, and the growth of memory."""
     if side != "torchvision":
         tune_process()
-    step = theirs(backbone) if side.startswith("torch") else ours(backbone, "bf16" if side.endswith("bf16") else "fp32")
+    if side.startswith("torch"):
+        step = theirs(backbone, load)
+    else:
+        step = ours(backbone, "bf16" if side.endswith("bf16") else "fp32", load)
     before, times = memory("VmRSS"), []
     for _ in range(STEPS):
         start = time.perf_counter()
