@@ -45,39 +45,32 @@ def eight_photos(tmp_path, annotations):
     return tmp_path
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_eight_photos_are_learnt_by_heart(tmp_path):
-    eight = eight_photos(tmp_path, "boxes.json")
+def learnt_by_heart(system, annotations, steps, tmp_path):
+    """The figures of a model on the eight photos that it has learnt from."""
+    eight = eight_photos(tmp_path, annotations)
     result = rcnn.train(
-        "faster-rcnn/mobilenetv2-fpn",
+        system,
         eight,
         out=tmp_path / "run",
         weights=WEIGHTS,
-        steps=400,
+        steps=steps,
         batch_size=4,
         image_size=(480, 640),
         precision="bf16",
         settings=PLAIN,
     )
-    figures = rcnn.evaluate(result.last, eight, split="train")
+    return rcnn.evaluate(result.last, eight, split="train")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_eight_photos_are_learnt_by_heart(tmp_path):
+    figures = learnt_by_heart("faster-rcnn/mobilenetv2-fpn", "boxes.json", 400, tmp_path)
     assert figures.AP50 >= 0.95, figures.summary()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(2700)
 def test_eight_photos_are_learnt_by_heart_with_their_masks(tmp_path):
-    eight = eight_photos(tmp_path, "instances_from_panoptic.json")
-    result = rcnn.train(
-        "mask-rcnn/mobilenetv2-fpn",
-        eight,
-        out=tmp_path / "run",
-        weights=WEIGHTS,
-        steps=500,
-        batch_size=4,
-        image_size=(480, 640),
-        precision="bf16",
-        settings=PLAIN,
-    )
-    figures = rcnn.evaluate(result.last, eight, split="train")
+    figures = learnt_by_heart("mask-rcnn/mobilenetv2-fpn", "instances_from_panoptic.json", 500, tmp_path)
     assert (figures.mask or {})["AP50"] >= 0.90, figures.summary()
