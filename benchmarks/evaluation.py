@@ -53,7 +53,7 @@ def as_coco(truths: list[Truth], found: list[Prediction]) -> tuple[dict[str, Any
     annotations, detections = [], []
     for k, (truth, prediction) in enumerate(zip(truths, found, strict=True), 1):
         for (x1, y1, x2, y2), label in zip(truth.boxes.astype(float).round(1).tolist(), truth.labels, strict=True):
-            box, area = [x1, y1, x2 - x1, y2 - y1], (x2 - x1) * (y2 - y1)
+            box, area = [x1, y1, round(x2 - x1, 1), round(y2 - y1, 1)], (x2 - x1) * (y2 - y1)
             ids = {"id": len(annotations) + 1, "image_id": k, "category_id": int(label) + 1}
             annotations.append({**ids, "bbox": box, "area": area, "iscrowd": 0})
         rows = zip(prediction.boxes.tolist(), prediction.scores.tolist(), prediction.labels.tolist(), strict=True)
