@@ -218,7 +218,11 @@ def test_each_network_part_trains_so_many_steps_in_each_of_its_stages():
         ("alternating", ["train.plan.rounds=0"], "train.plan.rounds = 0: expected 1 or more"),
         ("alternating", ["train.plan.interval=step"], "expected one of 'round', 'batch'"),
         ("joint", ["train.plan.rounds=3"], "train.plan.rounds = 3 is for the scheme 'alternating', not 'joint'"),
-        ("joint", ["train.plan.pretrain=0.5"], "pretrain = 0.5 is for the scheme 'at-once' or 'staged' or 'svm', not"),
+        (
+            "joint",
+            ["train.plan.pretrain_lr=2"],
+            "pretrain_lr = 2.0 is for the scheme 'at-once' or 'staged' or 'svm', not",
+        ),
         ("alternating", ["train.plan.handover=rpn"], "train.plan.handover = 'rpn' is for the scheme 'four-step', not"),
         ("four-step", ["model.shared_backbone=false"], "the scheme 'four-step' needs True"),
         ("joint-warp", ["model.pool.kind=align"], "model.pool.kind = 'align': the scheme 'joint-warp' needs 'warp'"),

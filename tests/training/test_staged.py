@@ -43,8 +43,9 @@ def test_a_random_start_learns_the_classes_first(scheme):
     assert (first.name, first.parts, first.steps, first.evaluated) == ("pretrain", ("pretrain",), 10, False)
     assert first.trains == ("backbone.*", "head.levels.32.*"), "finer levels begin at zero after it"
     assert rest == make(budget)
-    slower, *_ = make(replace(budget, random_start=True, plan=SchemeSettings(pretrain=0.3)))
-    assert slower.lr == pytest.approx(0.03)
+    plan = SchemeSettings(pretrain_lr=0.3, pretrain_steps=0.25)
+    slower, *others = make(replace(budget, random_start=True, plan=plan))
+    assert (slower.lr, slower.steps, others) == (pytest.approx(0.03), 2, rest)
 
 
 def test_classic_has_the_papers_numbers():

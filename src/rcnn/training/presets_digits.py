@@ -30,10 +30,11 @@ LARGER = {"model": {"image_size": [288, 384]}}
 LARGEST = {"model": {"image_size": [576, 768]}}
 # The surroundings that the convolutions will meet in whole images; as few crops a step as learn in a few minutes.
 CROPS = {"model": {"warp": {"size": 128, "context": 20}, "finetune": {"truths": 64}, "hidden": [512, 512]}}
-# The loss over all pixels, of which few are ink, wants a higher rate than that over the objects' pixels alone.
+# The loss over all pixels, of which few are ink, wants a higher rate than that over the objects' pixels alone, and many
+# more passes.
 DENSE = {
     "augment": {"scale": [0.75, 1.33]},
-    "train": {"epochs": 18.0, "lr": 0.3, "plan": {"pretrain": 0.33}},
+    "train": {"epochs": 40.0, "lr": 0.3, "plan": {"pretrain_lr": 0.33, "pretrain_steps": 0.2}},
 }
 SLOW = {"train": {"epochs": 4.0, "batch_size": 4, "lr": 0.015, "lr_batch": 4}}
 # One grouping finds 150 regions that cover 96% of the digits.

@@ -26,7 +26,7 @@ from rcnn.training.stages import FIRST, Learn, Stage, Work
 
 # Which scheme a setting of the plan is for.
 HEEDED = {
-    "pretrain": ("at-once", "staged", "svm"),
+    **dict.fromkeys(("pretrain_lr", "pretrain_steps"), ("at-once", "staged", "svm")),
     "gamma": ("at-once", "staged"),
     **dict.fromkeys(("rounds", "interval", "freeze_last"), ("alternating",)),
     "handover": ("four-step",),
@@ -38,7 +38,8 @@ class SchemeSettings:
     """What the schemes of several rounds leave open.
 
     Attributes:
-        pretrain: what the learning rate is multiplied by in the stage `pretrain` of a random start.
+        pretrain_lr: what the learning rate is multiplied by in the stage `pretrain` of a random start.
+        pretrain_steps: how many steps that stage takes, as a multiple of the next one's.
         gamma: of "staged", what the learning rate is multiplied by from each stage to the next.
         rounds: of "alternating".
         interval: of "alternating": "round" trains one network to its end, then the other; "batch" updates first one,
@@ -50,7 +51,8 @@ class SchemeSettings:
             so that these start anew (py-faster-rcnn).
     """
 
-    pretrain: float = 1.0
+    pretrain_lr: float = 1.0
+    pretrain_steps: float = 1.0
     gamma: float = 1.0
     rounds: int = 2
     interval: Literal["round", "batch"] = "round"
@@ -58,7 +60,7 @@ class SchemeSettings:
     handover: Literal["detector", "rpn"] = "detector"
 
     def __post_init__(self) -> None:
-        for name in ("pretrain", "gamma"):
+        for name in ("pretrain_lr", "pretrain_steps", "gamma"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise UserError(f"train.plan.{name} = {getattr(self, name)}: expected more than 0")
         if self.rounds < 1:
@@ -93,6 +95,11 @@ class Budget:
     lr: float
     random_start: bool = False
     plan: SchemeSettings = field(default_factory=SchemeSettings)
+
+    @property
+    def pretrain_steps(self) -> int:
+        """Steps of the stage `pretrain`."""
+        return max(1, round(self.steps * self.plan.pretrain_steps))
 
 
 Scheme = Callable[[Budget], list[Stage]]
@@ -234,8 +241,8 @@ def _classifier(budget: Budget) -> list[Stage]:
     learn = Learn(
         name="pretrain",
         trains=("backbone.*", "head.levels.32.*"),
-        steps=budget.steps,
-        lr=budget.lr * budget.plan.pretrain,
+        steps=budget.pretrain_steps,
+        lr=budget.lr * budget.plan.pretrain_lr,
         parts=("pretrain",),
         evaluated=False,
     )
@@ -251,8 +258,8 @@ def three_stages(budget: Budget, *, finetune: Callable[..., Learn]) -> list[Stag
     pretrain = Learn(
         name="pretrain",
         trains=("*",),
-        steps=budget.steps,
-        lr=budget.lr * budget.plan.pretrain,
+        steps=budget.pretrain_steps,
+        lr=budget.lr * budget.plan.pretrain_lr,
         parts=("pretrain",),
         loader=partial(crops.crop_loader, sampling="truth"),
         evaluated=False,
