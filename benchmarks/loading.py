@@ -26,14 +26,14 @@ WORKERS = (0, 1, 2)
 
 
 def photos(folder: Path) -> None:
-    """Writes smooth pictures with some grain, as large on disk as photographs, and their boxes."""
+    """Writes smooth pictures with as much grain as makes the files as large as photographs, and their boxes."""
     random, annotations = np.random.default_rng(0), []
     for name in ("images", "annotations"):
         (folder / name).mkdir()
     for k in range(IMAGES):
         coarse = Image.fromarray(random.integers(0, 255, (24, 32, 3), dtype=np.uint8))
         pixels = np.asarray(coarse.resize((640, 480), Image.Resampling.BICUBIC)).astype(np.int16)
-        pixels = np.clip(pixels + random.normal(0, 6, pixels.shape), 0, 255).astype(np.uint8)
+        pixels = np.clip(pixels + random.normal(0, 18, pixels.shape), 0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(folder / "images" / f"{k:03}.jpg", quality=90)
         for x, y, w, h in random.uniform((0, 0, 40, 40), (300, 200, 300, 250), (OBJECTS, 4)).round(1).tolist():
             ids = {"id": len(annotations) + 1, "image_id": k + 1, "category_id": 1}

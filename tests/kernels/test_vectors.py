@@ -5,6 +5,8 @@ import pytest
 
 pytest.importorskip("numba")
 
+import numba
+
 from rcnn.kernels.cpu.vectors import LONG, prefetch, weighted_sum
 
 UNTOUCHED = 7.0
@@ -17,7 +19,7 @@ def test_weighted_sum_equals_numpy_and_touches_nothing_else(dtype, length, taps)
     random = np.random.default_rng(length + taps)
     values, weights = random.normal(size=1000).astype(dtype), random.normal(size=9).astype(dtype)
     starts = random.integers(0, len(values) - length, 9)
-    starts[:1] = len(values) - length  # the last element is reached, none beyond it
+    starts[:1] = len(values) - length  # up to the last element
     sums = np.full(length + 40, UNTOUCHED, dtype)
     weighted_sum(values, starts, weights, taps, length, sums, 20)
     expected = sum((weights[t] * values[starts[t] :][:length] for t in range(taps)), np.zeros(length))
@@ -26,7 +28,15 @@ def test_weighted_sum_equals_numpy_and_touches_nothing_else(dtype, length, taps)
     assert (sums[-20:] == UNTOUCHED).all()
 
 
-def test_prefetch_changes_nothing():
+def test_prefetch_asks_the_processor_and_changes_nothing():
     values = np.arange(100, dtype=np.float32)
-    prefetch(values, 90, 10)
+    compiled = numba.njit(prefetch.py_func)  # from the cache on disk there would be no text to look at
+    compiled(values, 90, 10)
     np.testing.assert_array_equal(values, np.arange(100))
+    assert "llvm.prefetch" in compiled.inspect_llvm(compiled.signatures[0])
+
+
+def test_arrays_with_gaps_are_refused():
+    values, starts = np.zeros(40, np.float32), np.zeros(1, np.int64)
+    with pytest.raises(numba.TypingError, match="without gaps"):
+        weighted_sum(values[::2], starts, values, 1, 4, values, 0)

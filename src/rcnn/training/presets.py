@@ -35,7 +35,8 @@ AUGMENTATIONS = {"classic": Augmentation.classic(), "modern": Augmentation.moder
 
 # Long et al. 2015, section 4.3, and its code: heavy learning, without a drop, at a rate for losses that are summed over
 # all pixels; a hundredth of it from stage to stage.
-FCN = {"lr": 1e-10, "momentum": 0.99, "schedule": "constant", "plan": {"gamma": 0.01}}
+FCN = {"lr": 1e-10, "momentum": 0.99, "schedule": "constant"}
+STAGED = {"plan": {"gamma": 0.01}}
 
 # What a system does otherwise than the rest in a recipe. Girshick 2015, section 2.3: two images, 64 RoIs of each.
 # Dai et al. 2016, section 3: the rate drops after two thirds. He et al. 2017, section 3.1: 0.02 for 16 images.
@@ -73,6 +74,7 @@ def presets(system: str, recipe: str, scheme: str, path: str) -> list[dict[str, 
     return [
         {"train": RECIPES[recipe]},
         {"train": SYSTEMS.get((family, recipe), {})},
+        {"train": STAGED if (recipe, scheme) == ("classic", "staged") else {}},
         {"model": SCHEMES.get((family, scheme), {})},
         *([{"model": {"proposal_gradient": PROPOSAL_GRADIENT[recipe]}}] if scheme == "joint-warp" else []),
         *(presets_digits.presets(f"{family}/{parse(system)[1]}", recipe) if path == "digits" else []),

@@ -27,7 +27,7 @@ from rcnn.training.stages import FIRST, Learn, Stage, Work
 # Which scheme a setting of the plan is for.
 HEEDED = {
     **dict.fromkeys(("pretrain_lr", "pretrain_steps"), ("at-once", "staged", "svm")),
-    "gamma": ("at-once", "staged"),
+    "gamma": ("staged",),
     **dict.fromkeys(("rounds", "interval", "freeze_last"), ("alternating",)),
     "handover": ("four-step",),
 }
@@ -35,7 +35,7 @@ HEEDED = {
 
 @dataclass(frozen=True)
 class SchemeSettings:
-    """What the schemes of several rounds leave open.
+    """What the schemes of several stages leave open.
 
     Attributes:
         pretrain_lr: what the learning rate is multiplied by in the stage `pretrain` of a random start.
@@ -85,7 +85,7 @@ class Budget:
     """What the stages of a run may take.
 
     Attributes:
-        steps: optimiser steps of each stage that learns.
+        steps: optimiser steps of each stage that learns, but for `pretrain`.
         lr: learning rate, scaled to the batch.
         random_start: whether the backbone's first weights are random.
         plan: how the stages follow one another.

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 from rcnn.kernels.cpu.threads import kernel
@@ -31,7 +32,7 @@ def weighted_sum(
     sums: np.ndarray,  # flat
     first: int,
 ) -> None:
-    """sums[first : first + length] = Σ weights[t] · values[starts[t] : starts[t] + length], each value read once."""
+    """sums[first : first + length] = Σ weights[t] · values[starts[t] : starts[t] + length]; all arrays without gaps."""
     if length >= LONG:
         for at in range(0, length - LONG + 1, LONG):
             _sum_long(values, starts, weights, taps, at, sums, first + at)
@@ -60,6 +61,9 @@ def _sum_of(lanes: int) -> Callable[..., None]:
 
     @intrinsic
     def sum_lanes(context: Any, values: Any, starts: Any, weights: Any, taps: Any, at: Any, sums: Any, to: Any) -> Any:
+        if any(array.layout != "C" for array in (values, starts, weights, sums)):
+            raise TypingError("expected arrays without gaps")
+
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             data = [context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in (0, 1, 2, 5)]
             values, starts, weights, sums = data
